@@ -1,0 +1,32 @@
+// Public exports of the data folder: file formats, tokenizers, data sets.
+
+export { loadTextFile, loadTextFiles, splitTokens, TokenDataset, type TokenWindow, unigramEntropy } from "./dataset.ts";
+export { type Digits, syntheticDigits } from "./digits.ts";
+export {
+  isInside,
+  removeStaleTemporaries,
+  temporaryPrefix,
+  writeFileAtomic,
+  writeFolderAtomic,
+} from "./files.ts";
+export { decodeIdx, type IdxArray } from "./idx.ts";
+export { decodeNpy, encodeNpy, type NpyArray } from "./npy.ts";
+export {
+  encodeSafetensors,
+  openSafetensors,
+  parseSafetensors,
+  Safetensors,
+  SafetensorsFile,
+  type SafetensorsInput,
+  type SafetensorsValues,
+} from "./safetensors.ts";
+export type { SafetensorsDType, SafetensorsHeader, SafetensorsInfo } from "./safetensors-header.ts";
+export {
+  byteTokenizer,
+  decodeUtf8,
+  encodeBytes,
+  findInvalidUtf8,
+  type StreamingDecoder,
+  type TokenArray,
+  type Tokenizer,
+} from "./tokenizer.ts";

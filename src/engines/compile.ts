@@ -1,0 +1,345 @@
+// compile(): from graphs to a program that runs. Plans stages, opens engines, keeps buffers and state, queues runs.
+
+import type { DType } from "../core/dtype.ts";
+import { AbortedError, ConfigError, DisposedError, EngineError } from "../core/errors.ts";
+import { type Aval, checkShape, type Shape } from "../core/shape.ts";
+import { buildPlan, type Plan, type StageSpec } from "../ir/plan.ts";
+import { type MilOptions, milFiles } from "../mil/writer.ts";
+import { type Precision, withPrecision } from "../passes/precision.ts";
+import { input, Tensor } from "../tensor.ts";
+import {
+  type DataOf,
+  encodeFeed,
+  type Feed,
+  type Float16As,
+  type NDArray,
+  readBuffer,
+  viewOf,
+  writeFeed,
+} from "./array.ts";
+import type { Binding, Buffer, Engine, Executable } from "./engine.ts";
+import { type EngineChoice, openEngine, parseEngine } from "./open.ts";
+import { type ProgramReport, reportPlan } from "./report.ts";
+import { EngineUse, type StateSlot, StateStore } from "./state.ts";
+
+/** Shape of a feed, fp16 unless a dtype is stated. */
+export type FeedSpec = Shape | { readonly shape: Shape; readonly dtype: DType };
+export type FeedSpecs = Readonly<Record<string, FeedSpec>>;
+type TensorOf<F extends FeedSpec> = F extends { readonly dtype: infer D extends DType } ? Tensor<D> : Tensor<"fp16">;
+type Tensors = Readonly<Record<string, Tensor>>;
+
+export interface CompileOptions {
+  /** Engine by name, or one that is open. `auto` unless stated. */
+  readonly engine?: EngineChoice | Engine;
+  /** New values of parameters, committed at the end of every run. */
+  readonly update?: ReadonlyMap<Tensor, Tensor>;
+  /** Cuts the plan into stages, in order; each computes its tensors and what they need. The last one computes the rest. */
+  readonly stages?: readonly StageSpec[];
+  /** State of another program whose parameters this one shares; its engine is used. */
+  readonly state?: StateStore;
+  /** "fp32": every fp16 value becomes fp32. "fp16": refuses a graph with fp32 in it. As declared when absent. */
+  readonly precision?: Precision;
+  readonly signal?: AbortSignal;
+  readonly name?: string;
+}
+
+export interface RunOptions<As extends Float16As = "float32"> {
+  readonly signal?: AbortSignal;
+  /** How fp16 results are handed out; widened to Float32Array unless stated. */
+  readonly as?: As;
+}
+
+export type Results<O extends Tensors, As extends Float16As> = {
+  readonly [K in keyof O]: O[K] extends Tensor<infer D> ? NDArray<D, As> : never;
+};
+
+function aborted(where: string, signal: AbortSignal | undefined): void {
+  if (signal?.aborted) throw new AbortedError(where, signal);
+}
+
+interface LoadedStage {
+  readonly executable: Executable;
+  readonly bindings: Map<string, Binding>;
+  readonly buffers: ReadonlyMap<string, string>;
+}
+
+/** A compiled plan with its buffers and state. Disposable; later use is a DisposedError. */
+export class CompiledProgram<K extends string = string, O extends Tensors = Tensors>
+  implements Disposable, AsyncDisposable
+{
+  readonly plan: Plan;
+  /** Resident state; pass it to another `compile` to share it. */
+  readonly state: StateStore;
+  readonly #stages: readonly LoadedStage[];
+  /** Buffers of feeds, results and links; state is looked up in its slots at every run. */
+  readonly #buffers: Map<string, Buffer>;
+  readonly #slots: ReadonlyMap<string, { readonly slot: StateSlot; readonly next: boolean }>;
+  readonly #ids = new WeakMap<Buffer, number>();
+  #lastId = 0;
+  readonly #viewed = new Set<string>();
+  /** Engines opened for single stages. */
+  readonly #engines: readonly Engine[];
+  #disposed = false;
+
+  /** Use `compile`. */
+  constructor(
+    plan: Plan,
+    state: StateStore,
+    executables: readonly Executable[],
+    slots: ReadonlyMap<string, { readonly slot: StateSlot; readonly next: boolean }>,
+    engines: readonly Engine[],
+  ) {
+    this.#engines = engines;
+    this.plan = plan;
+    this.state = state;
+    this.#slots = slots;
+    this.#buffers = new Map(
+      [...plan.buffers].flatMap(([name, aval]) =>
+        slots.has(name) ? [] : [[name, state.use.engine.allocate(aval)] as const],
+      ),
+    );
+    this.#stages = plan.stages.map((stage, at) => ({
+      executable: executables[at]!,
+      bindings: new Map(),
+      buffers: stage.buffers,
+    }));
+  }
+
+  /** The engine and why it was chosen. */
+  get engine(): { readonly name: string; readonly reason: string } {
+    const { name, reason } = this.state.use.engine;
+    return { name, reason };
+  }
+
+  #alive(): void {
+    if (this.#disposed) throw new DisposedError("the program");
+  }
+
+  #buffer(name: string): Buffer {
+    const held = this.#slots.get(name);
+    if (held === undefined) return this.#buffers.get(name)!;
+    return held.next ? held.slot.spare! : held.slot.current;
+  }
+
+  #id(buffer: Buffer): number {
+    let id = this.#ids.get(buffer);
+    if (id === undefined) this.#ids.set(buffer, (id = ++this.#lastId));
+    return id;
+  }
+
+  /** The binding of a stage to the buffers that hold state right now. */
+  #binding(stage: LoadedStage): Binding {
+    const buffers = new Map([...stage.buffers].map(([port, name]) => [port, this.#buffer(name)]));
+    const key = [...buffers.values()].map((buffer) => this.#id(buffer)).join(",");
+    let binding = stage.bindings.get(key);
+    if (binding === undefined) stage.bindings.set(key, (binding = stage.executable.bind(buffers)));
+    return binding;
+  }
+
+  #checkNames(feeds: Readonly<Record<string, unknown>>): void {
+    const known = [...this.plan.feeds.keys()];
+    for (const name of Object.keys(feeds)) {
+      if (!this.plan.feeds.has(name))
+        throw new ConfigError("run", `there is no input "${name}"; inputs: ${known.join(", ") || "none"}`);
+    }
+    const missing = known.filter((name) => feeds[name] === undefined && !this.#viewed.has(name));
+    if (missing.length > 0)
+      throw new ConfigError("run", `no feed for ${missing.map((name) => `"${name}"`).join(", ")}`);
+  }
+
+  /** Commits state: swapped parameters exchange their buffers. In-place ones hold the new value already. */
+  #commit(): void {
+    for (const { parameter, buffer, mode } of this.plan.states) {
+      if (mode !== "swap") continue;
+      const { slot } = this.#slots.get(buffer)!;
+      if (slot.spare === undefined) throw new EngineError("run", `parameter "${parameter.name}" has no second buffer`);
+      [slot.current, slot.spare] = [slot.spare, slot.current];
+    }
+  }
+
+  #results<As extends Float16As>(as: As | undefined): Results<O, As> {
+    const results: Record<string, NDArray<DType, Float16As>> = {};
+    for (const [name, buffer] of this.plan.results) results[name] = readBuffer(this.#buffer(buffer), as);
+    return results as unknown as Results<O, As>;
+  }
+
+  /**
+   * Runs once; overlapping runs queue in call order. Feeds are copied at the call, results belong to the caller.
+   * @throws {ConfigError | ShapeError} at the call for feeds that do not fit, {AbortedError} when the signal fires; state is then unchanged.
+   */
+  async run<As extends Float16As = "float32">(
+    feeds: Readonly<Record<K, Feed>>,
+    { signal, as }: RunOptions<As> = {},
+  ): Promise<Results<O, As>> {
+    this.#alive();
+    aborted("run", signal);
+    this.#checkNames(feeds);
+    const encoded = Object.entries<Feed>(feeds).map(([name, feed]) => {
+      const buffer = this.#buffer(this.plan.feeds.get(name)!);
+      return [buffer, encodeFeed(`input "${name}"`, buffer, feed)] as const;
+    });
+    return this.state.use.queue(async () => {
+      this.#alive();
+      aborted("run", signal);
+      for (const [buffer, bytes] of encoded) buffer.bytes.set(bytes);
+      for (const stage of this.#stages) {
+        await this.#binding(stage).run(signal);
+        this.#alive();
+      }
+      this.#commit();
+      return this.#results(as);
+    });
+  }
+
+  /** Runs once on the calling thread. @throws {EngineError} while a `run()` is in flight. */
+  runSync<As extends Float16As = "float32">(
+    feeds: Readonly<Record<K, Feed>>,
+    { as }: { readonly as?: As } = {},
+  ): Results<O, As> {
+    this.#alive();
+    if (this.state.use.busy) throw new EngineError("runSync", "a run() is in flight on this engine; await it first");
+    this.#checkNames(feeds);
+    for (const [name, feed] of Object.entries<Feed>(feeds))
+      writeFeed(`input "${name}"`, this.#buffer(this.plan.feeds.get(name)!), feed);
+    for (const stage of this.#stages) this.#binding(stage).runSync();
+    this.#commit();
+    return this.#results(as);
+  }
+
+  /** The memory of an input or output, fp16 as bit patterns; valid until the next run. An input that was viewed need not be fed. */
+  view(name: K | (keyof O & string)): DataOf<DType, "bits"> {
+    this.#alive();
+    const buffer = this.plan.feeds.get(name) ?? this.plan.results.get(name);
+    if (buffer === undefined) throw new ConfigError("view", `there is no input or output "${name}"`);
+    if (this.plan.feeds.has(name)) this.#viewed.add(name);
+    return viewOf(this.#buffer(buffer)) as DataOf<DType, "bits">;
+  }
+
+  /** MIL text of a stage (the only one when absent); larger constants refer to the weight file of `milFiles()`. */
+  mil(options: MilOptions & { readonly stage?: string } = {}): string {
+    return this.milFiles(options).text;
+  }
+
+  /** MIL text and weight file of a stage. */
+  milFiles({ stage, ...options }: MilOptions & { readonly stage?: string } = {}): {
+    readonly text: string;
+    readonly weights: Uint8Array;
+  } {
+    const names = this.plan.stages.map(({ name }) => name);
+    const found =
+      this.plan.stages.find(({ name }) => name === stage) ??
+      (stage === undefined && names.length === 1 ? this.plan.stages[0] : undefined);
+    if (found === undefined) throw new ConfigError("mil", `name one of the stages ${names.join(", ")}`);
+    return milFiles(found.program, options);
+  }
+
+  report(): ProgramReport {
+    return reportPlan(this.plan, this.state.use.engine.name);
+  }
+
+  dispose(): void {
+    if (this.#disposed) return;
+    this.#disposed = true;
+    for (const { executable } of this.#stages) executable[Symbol.dispose]();
+    for (const buffer of this.#buffers.values()) buffer[Symbol.dispose]();
+    for (const engine of this.#engines) engine[Symbol.dispose]();
+    this.state.release();
+    this.state.use.release();
+  }
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.dispose();
+  }
+}
+
+const openUses = new WeakMap<Engine, EngineUse>();
+
+/** The use of an engine that the caller opened and will close: one queue for all its programs. */
+function useOf(engine: Engine): EngineUse {
+  let use = openUses.get(engine);
+  if (use === undefined) openUses.set(engine, (use = new EngineUse(engine).acquire()));
+  return use;
+}
+
+function environmentEngine(): string | undefined {
+  return (globalThis as { process?: { env?: Record<string, string | undefined> } }).process?.env?.ANEKIT_ENGINE;
+}
+
+/** Compiles a function of inputs: `compile({ x: [1, 4] }, ({ x }) => ({ y: x.relu() }))`. */
+export function compile<const S extends FeedSpecs, O extends Tensors>(
+  feeds: S,
+  build: (inputs: { readonly [K in keyof S]: TensorOf<S[K]> }) => O,
+  options?: CompileOptions,
+): Promise<CompiledProgram<keyof S & string, O>>;
+/** Compiles graphs that were built elsewhere: `compile({ loss }, { update })`. */
+export function compile<O extends Tensors>(outputs: O, options?: CompileOptions): Promise<CompiledProgram<string, O>>;
+export async function compile(
+  first: FeedSpecs | Tensors,
+  second?: ((inputs: never) => Tensors) | CompileOptions,
+  third?: CompileOptions,
+): Promise<CompiledProgram> {
+  if (typeof second !== "function") return compileGraph(first as Tensors, second ?? {});
+  const specs = Object.entries(first as FeedSpecs).map(([name, spec]): [string, Aval] => [
+    name,
+    "dtype" in spec ? { dtype: spec.dtype, shape: spec.shape } : { dtype: "fp16", shape: spec as Shape },
+  ]);
+  for (const [name, { shape }] of specs) checkShape(`input "${name}"`, shape);
+  const inputs = Object.fromEntries(specs.map(([name, { dtype, shape }]) => [name, input(shape, { dtype, name })]));
+  const outputs = second(inputs as never);
+  return compileGraph(outputs, third ?? {}, Object.keys(inputs));
+}
+
+async function compileGraph(
+  outputs: Tensors,
+  options: CompileOptions,
+  expected: readonly string[] = [],
+): Promise<CompiledProgram> {
+  const { engine = "auto", update, stages, state, precision, signal, name } = options;
+  aborted("compile", signal);
+  for (const [port, value] of Object.entries(outputs)) {
+    if (!(value instanceof Tensor)) throw new ConfigError("compile", `output "${port}" is not a tensor`);
+  }
+  const declared = buildPlan({
+    ...(name !== undefined && { name }),
+    outputs: new Map(Object.entries(outputs)),
+    updates: update ?? new Map(),
+    ...(stages !== undefined && { stages }),
+  });
+  const plan = withPrecision(declared, precision);
+  for (const port of expected) {
+    if (!plan.feeds.has(port))
+      throw new ConfigError("compile", `input "${port}" is used by no output; remove it or use it`);
+  }
+  const use =
+    state?.use ??
+    (typeof engine === "string" ? new EngineUse(await openEngine(engine, environmentEngine())) : useOf(engine));
+  if (state !== undefined && engine !== "auto" && engine !== use.engine && engine !== use.engine.name) {
+    throw new EngineError("compile", `the shared state lives on engine "${use.engine.name}"`);
+  }
+  const store = (state ?? new StateStore(use)).acquire();
+  use.acquire();
+  const executables: Executable[] = [];
+  const others = new Map<string, Engine>();
+  try {
+    for (const { on, program } of plan.stages) {
+      aborted("compile", signal);
+      let engineOfStage = on === undefined || on === use.engine.name ? use.engine : others.get(on);
+      if (engineOfStage === undefined) others.set(on!, (engineOfStage = await openEngine(parseEngine(on!))));
+      executables.push(await engineOfStage.load(program));
+    }
+    const slots = new Map<string, { readonly slot: StateSlot; readonly next: boolean }>();
+    for (const { parameter, buffer, next, mode } of plan.states) {
+      const slot = store.slot(parameter, plan.buffers.get(buffer)!, mode === "swap");
+      slots.set(buffer, { slot, next: false });
+      if (mode === "swap") slots.set(next, { slot, next: true });
+    }
+    return new CompiledProgram(plan, store, executables, slots, [...others.values()]);
+  } catch (error) {
+    for (const owned of [...executables, ...others.values()]) owned[Symbol.dispose]();
+    store.release();
+    use.release();
+    throw error;
+  }
+}

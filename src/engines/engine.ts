@@ -1,0 +1,44 @@
+// What an engine is to the rest of anekit: it loads programs, owns buffers, and runs a program over buffers.
+// docs/engines.md says how the CPU engine and the Neural Engine implement these interfaces.
+
+import type { DType } from "../core/dtype.ts";
+import type { Aval, Shape } from "../core/shape.ts";
+import type { Program } from "../ir/program.ts";
+
+export type EngineName = "ane" | "cpu" | "sim";
+
+/**
+ * Memory of one port in the port's storage format: fp16 as 2-byte patterns, bool as one byte, row-major, no padding.
+ * `bytes` is a view of the engine's own memory; it stays readable after `dispose()` for as long as somebody holds it.
+ */
+export interface Buffer extends Disposable {
+  readonly dtype: DType;
+  readonly shape: Shape;
+  readonly bytes: Uint8Array<ArrayBuffer>;
+}
+
+/**
+ * A loaded program. `bind` fixes which buffer stands behind each port; an output bound to the buffer of an input is updated in place, and only
+ * the verifier of `ir/plan.ts` makes such bindings. Bindings are cheap to keep: a plan holds one for each set of buffers it meets (two where state swaps).
+ */
+export interface Executable extends Disposable {
+  readonly program: Program;
+  bind(buffers: ReadonlyMap<string, Buffer>): Binding;
+}
+
+/** A program with its buffers, ready to run; bindings end with their executable. */
+export interface Binding {
+  /** Runs on the calling thread and returns when every output is stored. */
+  runSync(): void;
+  /** Runs without holding up the event loop more than the engine must. @throws {AbortedError} between steps once the signal fires; outputs are then unspecified, state is not replaced. */
+  run(signal?: AbortSignal): Promise<void>;
+}
+
+export interface Engine extends Disposable {
+  readonly name: EngineName;
+  /** Why this engine was chosen, and what it runs on; one line. */
+  readonly reason: string;
+  allocate(aval: Aval): Buffer;
+  /** Compiles a program. @throws {UnsupportedError} naming the operator and the remedy where the engine cannot run it. */
+  load(program: Program): Promise<Executable>;
+}

@@ -1,0 +1,280 @@
+// Plans: stages (programs) over named buffers, functional state, and the verifier that decides how state is replaced.
+
+import { ConfigError, formatAval, ShapeError } from "../core/errors.ts";
+import { type Aval, sameAval } from "../core/shape.ts";
+import {
+  avalOf,
+  computedOperands,
+  type InputNode,
+  type Node,
+  type ParameterNode,
+  skipMarks,
+  topologicalOrder,
+  type Value,
+} from "./node.ts";
+import { identifier, lowerGraph, type Program } from "./program.ts";
+
+/** A part of a plan, in order: what it must compute, and where. The last stage computes everything that no earlier one did. */
+export interface StageSpec {
+  readonly name: string;
+  /** Engine of the stage; the plan's engine when absent. */
+  readonly on?: string;
+  /** Values the stage computes, with all they depend on that no earlier stage computed. */
+  readonly compute?: readonly Value[];
+}
+
+export interface Stage {
+  readonly name: string;
+  readonly on: string | undefined;
+  readonly program: Program;
+  /** Buffer of every port of the program. */
+  readonly buffers: ReadonlyMap<string, string>;
+}
+
+/** How an update reaches its state: into the same buffer, or into a second one that takes its place after the run. */
+export type UpdateMode = "in-place" | "swap";
+
+export interface StatePlan {
+  readonly parameter: ParameterNode;
+  /** Buffer that holds the current value. */
+  readonly buffer: string;
+  /** Buffer that receives the next value ("" where the plan does not update it); equal to `buffer` when in place. */
+  readonly next: string;
+  readonly mode: UpdateMode | "read-only";
+}
+
+export interface Plan {
+  readonly stages: readonly Stage[];
+  readonly buffers: ReadonlyMap<string, Aval>;
+  /** Names that the caller feeds and reads, with their buffers. */
+  readonly feeds: ReadonlyMap<string, string>;
+  readonly results: ReadonlyMap<string, string>;
+  readonly states: readonly StatePlan[];
+}
+
+export interface PlanSpec {
+  readonly name?: string;
+  readonly outputs: ReadonlyMap<string, Value>;
+  /** New value of each parameter that the run replaces. */
+  readonly updates: ReadonlyMap<Value, Value>;
+  readonly stages?: readonly StageSpec[];
+}
+
+/**
+ * Decides, for one program, where an engine may store an output into the buffer of an input as soon as the output is computed: every other
+ * reader of the old value is an ancestor of the producer, and the producer itself, if it reads the old value, does so element by element.
+ */
+export function overwriteVerifier(program: Program): (input: number, output: number) => boolean {
+  const producerOf = new Map<number, number>();
+  const readersOf = new Map<number, number[]>();
+  for (const [at, { inputs, results }] of program.instructions.entries()) {
+    for (const value of results) producerOf.set(value, at);
+    for (const value of inputs) {
+      const readers = readersOf.get(value);
+      if (readers === undefined) readersOf.set(value, [at]);
+      else readers.push(at);
+    }
+  }
+  return (input, output) => {
+    const producer = producerOf.get(output)!;
+    const readers = new Set(readersOf.get(input));
+    if (readers.delete(producer)) {
+      const elementwise = program.instructions[producer]!.op.elementwise === true;
+      if (!elementwise || !sameAval(program.values[input]!, program.values[output]!)) return false;
+    }
+    if (readers.size === 0) return true;
+    // Instructions are in topological order: no ancestor of interest lies before the first reader.
+    const first = Math.min(...readers);
+    const seen = new Set([producer]);
+    const stack = [producer];
+    while (stack.length > 0 && readers.size > 0) {
+      for (const value of program.instructions[stack.pop()!]!.inputs) {
+        const at = producerOf.get(value);
+        if (at === undefined || at < first || seen.has(at)) continue;
+        seen.add(at);
+        readers.delete(at);
+        stack.push(at);
+      }
+    }
+    return readers.size === 0;
+  };
+}
+
+function checkUpdates(updates: ReadonlyMap<Value, Value>): Map<ParameterNode, Value> {
+  const checked = new Map<ParameterNode, Value>();
+  for (const [target, next] of updates) {
+    const { node } = target;
+    if (node.kind !== "parameter")
+      throw new ConfigError("update", `only parameters can be updated, not ${node.kind} nodes`);
+    if (!sameAval(avalOf(target), avalOf(next))) {
+      throw new ShapeError(
+        "update",
+        `parameter "${node.name}" is ${formatAval(avalOf(target))}, its update is ${formatAval(avalOf(next))}`,
+      );
+    }
+    if (checked.has(node)) throw new ConfigError("update", `parameter "${node.name}" is updated twice`);
+    checked.set(node, skipMarks(next));
+  }
+  return checked;
+}
+
+/** Assigns every operator node to the first stage that needs it. */
+function assignStages(specs: readonly StageSpec[], last: readonly Value[]): Map<Node, number> {
+  const stageOf = new Map<Node, number>();
+  for (const [at, spec] of specs.entries()) {
+    const wanted = (at === specs.length - 1 ? [...(spec.compute ?? []), ...last] : (spec.compute ?? [])).map(skipMarks);
+    for (const node of topologicalOrder(wanted, (node) => (stageOf.has(node) ? null : computedOperands(node))))
+      stageOf.set(node, at);
+  }
+  return stageOf;
+}
+
+/** Names in a fixed order of asking, made unique by a number. */
+class Names {
+  readonly #taken = new Set<string>();
+  unique(wanted: string): string {
+    const base = identifier(wanted);
+    let name = base;
+    for (let n = 1; this.#taken.has(name); n++) name = `${base}_${n}`;
+    this.#taken.add(name);
+    return name;
+  }
+  exact(name: string): string {
+    if (this.#taken.has(name))
+      throw new ConfigError(
+        "compile",
+        `the name "${name}" stands for two things; outputs, inputs and parameters share one name space`,
+      );
+    this.#taken.add(name);
+    return name;
+  }
+}
+
+/** Turns graphs into stages over buffers. @throws {ConfigError | ShapeError} for names used twice and updates that do not fit. */
+export function buildPlan({ name = "main", outputs, updates, stages = [{ name: "main" }] }: PlanSpec): Plan {
+  const nextOf = checkUpdates(updates);
+  const results = new Map([...outputs].map(([port, value]) => [port, skipMarks(value)]));
+  const roots = [...results.values(), ...nextOf.values()];
+  const stageOf = assignStages(stages, roots);
+  const order = topologicalOrder(
+    roots.concat(stages.flatMap((stage) => stage.compute ?? []).map(skipMarks)),
+    computedOperands,
+  );
+  const inputs = order.filter((node): node is InputNode => node.kind === "input");
+  const parameters = order.filter((node): node is ParameterNode => node.kind === "parameter");
+  for (const node of nextOf.keys()) if (!parameters.includes(node)) parameters.push(node);
+  inputs.sort((a, b) => a.id - b.id); // creation order, which is the order of the ports
+  parameters.sort((a, b) => a.id - b.id);
+
+  const names = new Names();
+  const buffers = new Map<string, Aval>();
+  const feeds = new Map<string, string>();
+  const bufferOf = new Map<Node, string>();
+  const addBuffer = (buffer: string, aval: Aval) => {
+    buffers.set(buffer, aval);
+    return buffer;
+  };
+  for (const port of results.keys()) names.exact(port);
+  for (const node of inputs) {
+    const buffer = addBuffer(names.exact(node.name), node.results[0]!);
+    feeds.set(node.name, buffer);
+    bufferOf.set(node, buffer);
+  }
+  for (const node of parameters) bufferOf.set(node, addBuffer(names.unique(node.name), node.results[0]!));
+  for (const [port, value] of results) addBuffer(port, avalOf(value));
+
+  // Values that cross from one stage to a later one get a buffer of their own.
+  const links = new Map<Node, Map<number, string>>();
+  const linkOf = (value: Value) => {
+    const ofNode = links.get(value.node) ?? new Map<number, string>();
+    links.set(value.node, ofNode);
+    const known = ofNode.get(value.index);
+    if (known !== undefined) return known;
+    const link = addBuffer(names.unique("link"), avalOf(value));
+    ofNode.set(value.index, link);
+    return link;
+  };
+  const exports: Map<string, Value>[] = stages.map(() => new Map());
+  const imports: Map<string, Value>[] = stages.map(() => new Map());
+  const read = (at: number, value: Value) => {
+    const leaf = bufferOf.get(value.node);
+    if (leaf !== undefined) imports[at]!.set(leaf, value);
+    else if (value.node.kind === "op" && stageOf.get(value.node)! < at) {
+      const link = linkOf(value);
+      imports[at]!.set(link, value);
+      exports[stageOf.get(value.node)!]!.set(link, value);
+    }
+  };
+  for (const node of order) {
+    if (node.kind !== "op") continue;
+    for (const operand of node.inputs) if (operand !== undefined) read(stageOf.get(node)!, skipMarks(operand));
+  }
+  const producingStage = (value: Value) => (value.node.kind === "op" ? stageOf.get(value.node)! : stages.length - 1);
+  for (const [port, value] of results) {
+    read(producingStage(value), value);
+    exports[producingStage(value)]!.set(port, value);
+  }
+  const nextBuffer = new Map<ParameterNode, string>();
+  for (const [node, value] of nextOf) {
+    const buffer = addBuffer(names.unique(`${node.name}_next`), avalOf(value));
+    nextBuffer.set(node, buffer);
+    read(producingStage(value), value);
+    exports[producingStage(value)]!.set(buffer, value);
+  }
+
+  const built = stages.map((spec, at): Stage => {
+    const program = lowerGraph(
+      stages.length === 1 ? name : identifier(spec.name),
+      exports[at]!,
+      inOrder(imports[at]!, buffers),
+    );
+    const ports = [...program.inputs, ...program.outputs].map((port) => port.name);
+    return { name: spec.name, on: spec.on, program, buffers: new Map(ports.map((port) => [port, port])) };
+  });
+  return decideUpdates(
+    { stages: built, buffers, feeds, results: new Map([...results.keys()].map((port) => [port, port])) },
+    parameters,
+    {
+      current: bufferOf,
+      next: nextBuffer,
+    },
+  );
+}
+
+/** Imports in the order in which the plan's buffers were made: feeds, state, links. */
+function inOrder(imports: ReadonlyMap<string, Value>, buffers: ReadonlyMap<string, Aval>): Map<string, Value> {
+  return new Map(
+    [...buffers.keys()].flatMap((name) => (imports.has(name) ? [[name, imports.get(name)!] as const] : [])),
+  );
+}
+
+/** Aliases each update to its state's buffer where the verifier allows it. */
+function decideUpdates(
+  plan: Omit<Plan, "states">,
+  parameters: readonly ParameterNode[],
+  names: { readonly current: ReadonlyMap<Node, string>; readonly next: ReadonlyMap<ParameterNode, string> },
+): Plan {
+  const buffers = new Map(plan.buffers);
+  const bindings = plan.stages.map((stage) => new Map(stage.buffers));
+  const verifiers = plan.stages.map((stage) => overwriteVerifier(stage.program));
+  const states = parameters.map((parameter): StatePlan => {
+    const buffer = names.current.get(parameter)!;
+    const next = names.next.get(parameter);
+    if (next === undefined) return { parameter, buffer, next: "", mode: "read-only" };
+    const at = plan.stages.findIndex((stage) => stage.program.outputs.some((port) => port.name === next));
+    const { program } = plan.stages[at]!;
+    const readLater = plan.stages
+      .slice(at + 1)
+      .some((stage) => stage.program.inputs.some((port) => port.name === buffer));
+    const input = program.inputs.find((port) => port.name === buffer);
+    const output = program.outputs.find((port) => port.name === next)!;
+    if (readLater || (input !== undefined && !verifiers[at]!(input.value, output.value))) {
+      return { parameter, buffer, next, mode: "swap" };
+    }
+    bindings[at]!.set(next, buffer);
+    buffers.delete(next);
+    return { parameter, buffer, next: buffer, mode: "in-place" };
+  });
+  const stages = plan.stages.map((stage, at) => ({ ...stage, buffers: bindings[at]! }));
+  return { ...plan, stages, buffers, states };
+}

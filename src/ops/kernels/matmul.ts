@@ -1,0 +1,48 @@
+// Plain matrix product: row by row, accumulating in float64.
+
+import { broadcastStrides, sizeOf } from "../../core/shape.ts";
+import type { KernelArray } from "../define.ts";
+import { offsetsOf } from "./loops.ts";
+
+/** Row-major copy of the transpose of each [rows, columns] matrix. */
+function transposed(x: KernelArray, rows: number, columns: number): Float32Array {
+  const to = new Float32Array(x.data.length);
+  for (let base = 0; base < to.length; base += rows * columns) {
+    for (let r = 0; r < rows; r++) {
+      for (let c = 0; c < columns; c++) to[base + c * rows + r] = x.data[base + r * columns + c]!;
+    }
+  }
+  return to;
+}
+
+/** out [...B, M, N] = x [...B, M, K] y [...B, K, N], either operand transposed on request; batch axes broadcast. */
+export function matmulKernel(
+  x: KernelArray,
+  y: KernelArray,
+  transposeX: boolean,
+  transposeY: boolean,
+  out: KernelArray,
+): void {
+  const m = out.shape.at(-2)!;
+  const n = out.shape.at(-1)!;
+  const k = x.shape.at(transposeX ? -2 : -1)!;
+  const a = transposeX ? transposed(x, k, m) : x.data;
+  const b = transposeY ? transposed(y, n, k) : y.data;
+  const batch = out.shape.slice(0, -2);
+  const step = (operand: KernelArray) => offsetsOf(batch, broadcastStrides(operand.shape.slice(0, -2), batch));
+  const [aBatch, bBatch] = [step(x), step(y)];
+  const row = new Float64Array(n);
+  for (let s = 0; s < sizeOf(batch); s++) {
+    const aBase = aBatch[s]! * m * k;
+    const bBase = bBatch[s]! * k * n;
+    for (let i = 0; i < m; i++) {
+      row.fill(0);
+      for (let p = 0; p < k; p++) {
+        const factor = a[aBase + i * k + p]!;
+        const from = bBase + p * n;
+        for (let j = 0; j < n; j++) row[j]! += factor * b[from + j]!;
+      }
+      out.data.set(row, (s * m + i) * n);
+    }
+  }
+}
