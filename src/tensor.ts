@@ -369,6 +369,7 @@ export class Tensor<D extends DType = DType> implements Value {
     return apply(ops.expand_dims, { x: this }, { axes: list(axes) });
   }
   squeeze(axes?: number | readonly number[]): Tensor<D> {
+    if (axes === undefined && !this.shape.includes(1)) return this;
     return apply(ops.squeeze, { x: this }, axes === undefined ? {} : { axes: list(axes) });
   }
   /** One axis from `start` on replaced by their product. */

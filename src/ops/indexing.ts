@@ -2,7 +2,7 @@
 
 import { ConfigError, formatShape, ShapeError } from "../core/errors.ts";
 import { normalizeAxis, sizeOf } from "../core/shape.ts";
-import { anything, bool, defineOp, floats, indices, int, type KernelArray, numbers, oneOf } from "./define.ts";
+import { anything, bool, defineOp, indices, int, type KernelArray, numbers, oneOf } from "./define.ts";
 import { splitOffsets } from "./kernels/loops.ts";
 import { never } from "./support.ts";
 
@@ -95,7 +95,7 @@ export const scatter = defineOp({
 export const cumsum = defineOp({
   name: "cumsum",
   doc: "Running sum along `axis`; `exclusive` leaves the element itself out, `reverse` runs from the end.",
-  inputs: { x: floats },
+  inputs: { x: numbers },
   attrs: { axis: int(0), exclusive: bool(false), reverse: bool(false) },
   complete: ({ x }, { axis = 0, exclusive = false, reverse = false }) => ({
     axis: normalizeAxis("cumsum", axis, x.shape.length),

@@ -65,10 +65,8 @@ export const linear = defineOp({
     };
   },
   kernel({ x, weight, bias }, _attrs, [out]) {
-    const n = weight.shape[0]!;
     const rows = (shape: readonly number[]) => [sizeOf(shape) / shape.at(-1)!, shape.at(-1)!];
-    matmulKernel({ ...x, shape: rows(x.shape) }, weight, false, true, { ...out, shape: rows(out.shape) });
-    if (bias !== undefined) for (let i = 0; i < out.data.length; i++) out.data[i]! += bias.data[i % n]!;
+    matmulKernel({ ...x, shape: rows(x.shape) }, weight, false, true, { ...out, shape: rows(out.shape) }, bias);
   },
   constantOnChip: {
     weight: {

@@ -34,6 +34,8 @@ export const reshape = defineOp({
   inputs: { x: anything },
   attrs: { shape: ints() },
   complete({ x }, { shape }) {
+    // MIL's shape operand has at least one entry.
+    if (shape.length === 0) throw new ShapeError("reshape", "the shape is empty; squeeze gives a scalar");
     const holes = shape.filter((extent) => extent === -1).length;
     const bad = shape.find((extent) => extent !== -1 && extent < 1);
     if (bad !== undefined)
@@ -105,6 +107,7 @@ export const squeeze = defineOp({
   attrs: { axes: ints("derived") },
   complete({ x }, { axes }) {
     const all = x.shape.flatMap((extent, axis) => (extent === 1 ? [axis] : []));
+    if ((axes ?? all).length === 0) throw new ShapeError("squeeze", `${formatShape(x.shape)} has no axis to drop`);
     return { axes: axes === undefined ? all : normalizeAxes("squeeze", axes, x.shape.length) };
   },
   infer({ x }, { axes }) {

@@ -15,13 +15,14 @@ function transposed(x: KernelArray, rows: number, columns: number): Float32Array
   return to;
 }
 
-/** out [...B, M, N] = x [...B, M, K] y [...B, K, N], either operand transposed on request; batch axes broadcast. */
+/** out [...B, M, N] = x [...B, M, K] y [...B, K, N], either operand transposed on request; batch axes broadcast; bias [N] starts every row. */
 export function matmulKernel(
   x: KernelArray,
   y: KernelArray,
   transposeX: boolean,
   transposeY: boolean,
   out: KernelArray,
+  bias?: KernelArray,
 ): void {
   const m = out.shape.at(-2)!;
   const n = out.shape.at(-1)!;
@@ -36,7 +37,8 @@ export function matmulKernel(
     const aBase = aBatch[s]! * m * k;
     const bBase = bBatch[s]! * k * n;
     for (let i = 0; i < m; i++) {
-      row.fill(0);
+      if (bias === undefined) row.fill(0);
+      else row.set(bias.data);
       for (let p = 0; p < k; p++) {
         const factor = a[aBase + i * k + p]!;
         const from = bBase + p * n;
