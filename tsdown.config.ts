@@ -16,9 +16,13 @@ export default defineConfig({
   format: "esm",
   target: "node20.19",
   platform: "neutral", // the library loads in browsers too; `node:` modules of Node-only parts stay imports
+  deps: { neverBundle: [/^node:/] },
   fixedExtension: false,
   dts: true,
   report: false,
+  checks: { pluginTimings: false },
   failOnWarn: true,
+  // Declarations name Symbol.asyncDispose, which no `lib` of a user's settings has by default.
+  banner: { dts: '/// <reference lib="esnext.disposable" />' },
   outputOptions: { chunkFileNames: "chunks/[name]-[hash].js" },
 });

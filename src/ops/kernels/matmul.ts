@@ -39,8 +39,19 @@ export function matmulKernel(
     for (let i = 0; i < m; i++) {
       if (bias === undefined) row.fill(0);
       else row.set(bias.data);
-      for (let p = 0; p < k; p++) {
-        const factor = a[aBase + i * k + p]!;
+      // Four rows of b at a time: the row of sums is read and written once for four products.
+      const aRow = aBase + i * k;
+      let p = 0;
+      for (; p + 4 <= k; p += 4) {
+        const [f0, f1, f2, f3] = [a[aRow + p]!, a[aRow + p + 1]!, a[aRow + p + 2]!, a[aRow + p + 3]!];
+        const b0 = bBase + p * n;
+        const [b1, b2, b3] = [b0 + n, b0 + 2 * n, b0 + 3 * n];
+        for (let j = 0; j < n; j++) {
+          row[j] = row[j]! + f0 * b[b0 + j]! + f1 * b[b1 + j]! + f2 * b[b2 + j]! + f3 * b[b3 + j]!;
+        }
+      }
+      for (; p < k; p++) {
+        const factor = a[aRow + p]!;
         const from = bBase + p * n;
         for (let j = 0; j < n; j++) row[j]! += factor * b[from + j]!;
       }

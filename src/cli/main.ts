@@ -1,0 +1,115 @@
+#!/usr/bin/env node
+// The command line's entry: the table of commands, and how errors, Ctrl-C and closed pipes become exit codes.
+
+import { Command, CommanderError } from "commander";
+import picocolors from "picocolors";
+import { AbortedError, AnekitError, FileError } from "../core/errors.ts";
+import type { CommandModule } from "./command.ts";
+import { complain } from "./output.ts";
+import { readVersion } from "./version.ts";
+
+/** Summaries stand here so that `anekit --help` loads no command. */
+const commands: Readonly<Record<string, { readonly summary: string; load(): Promise<CommandModule> }>> = {
+  run: { summary: "run a MIL program", load: () => import("./run.ts") },
+  inspect: { summary: "show what a program, weight, tensor or array file holds", load: () => import("./inspect.ts") },
+  doctor: { summary: "show what this machine has and which engines it can use", load: () => import("./doctor.ts") },
+};
+
+const exitCodes = { ok: 0, bug: 1, userError: 2, interrupted: 130 } as const;
+
+/** Fires at Ctrl-C, and when stdout or stderr lost its reader. */
+const stop = new AbortController();
+let isInterrupted = false;
+
+function build(): Command {
+  const bold = picocolors.createColors(true).bold; // commander removes colours where the stream has none
+  const program = new Command("anekit")
+    .description("Tensor programs for the Apple Neural Engine, on any machine.")
+    .version(readVersion(), "-V, --version", "print the version")
+    .helpOption("-h, --help", "print this help")
+    .option("--verbose", "with an error, print its stack and its causes")
+    .helpCommand(false)
+    .configureHelp({ showGlobalOptions: true, styleTitle: bold })
+    .configureOutput({ outputError: () => {} }) // fail() prints errors, on one line
+    .exitOverride();
+  for (const [name, { summary }] of Object.entries(commands)) program.command(name).summary(summary);
+  program.hook("preSubcommand", async (_program, command) => {
+    const { configure } = await commands[command.name()]!.load();
+    configure(command, { signal: stop.signal });
+  });
+  return program;
+}
+
+/** Reports an error on stderr and says which exit code it means. */
+function fail(error: unknown, argv: readonly string[]): number {
+  const verbose = argv.includes("--verbose");
+  if (error instanceof CommanderError) {
+    if (error.exitCode === 0) return exitCodes.ok; // --help, --version
+    if (error.code === "commander.help") return exitCodes.userError; // no command: the help was printed
+    const command = argv.find((arg) => Object.hasOwn(commands, arg));
+    const message = error.message
+      .replace(/^error: /, "")
+      .replace(/\n\((.*)\)$/, " ($1)")
+      .replace(/\.$/, "");
+    complain(`${message}; see anekit ${command === undefined ? "" : `${command} `}--help`);
+    return exitCodes.userError;
+  }
+  if (error instanceof AnekitError) {
+    if (!(error instanceof AbortedError && stop.signal.aborted)) complain(error.message);
+    if (verbose) printStacks(error);
+    return exitCodes.userError;
+  }
+  complain(error instanceof Error ? error.message : String(error));
+  printStacks(error);
+  const where = `anekit ${readVersion()}, Node ${process.version}, ${process.platform} ${process.arch}`;
+  process.stderr.write(`This is a bug in anekit: please report it with the lines above and the command (${where}).\n`);
+  return exitCodes.bug;
+}
+
+function printStacks(error: unknown): void {
+  let at = error;
+  for (let depth = 0; at !== undefined && depth < 8; depth++) {
+    const text = at instanceof Error ? (at.stack ?? at.message) : String(at);
+    process.stderr.write(`${depth === 0 ? "" : "caused by: "}${text}\n`);
+    at = at instanceof Error ? at.cause : undefined;
+  }
+}
+
+function listen(argv: readonly string[]): void {
+  process.on("SIGINT", () => {
+    if (isInterrupted) process.exit(exitCodes.interrupted); // the second time without waiting
+    isInterrupted = true;
+    stop.abort(new Error("interrupted"));
+  });
+  for (const [name, stream] of [
+    ["stdout", process.stdout],
+    ["stderr", process.stderr],
+  ] as const) {
+    stream.on("error", (error: NodeJS.ErrnoException) => {
+      if (error.code !== "EPIPE") process.exit(fail(new FileError(name, error.message, { cause: error }), argv));
+      stop.abort(new Error(`nobody reads ${name}`));
+    });
+  }
+  process.on("uncaughtException", (error) => process.exit(fail(error, argv)));
+}
+
+async function main(argv: readonly string[]): Promise<number> {
+  listen(argv);
+  const isHelp = argv[0] === "help";
+  let code: number = exitCodes.ok;
+  try {
+    await build().parseAsync(isHelp ? [...argv.slice(1), "--help"] : [...argv], { from: "user" });
+  } catch (error) {
+    code = fail(error, argv);
+  }
+  if (code === exitCodes.bug) return code;
+  if (isInterrupted) {
+    complain("interrupted");
+    return exitCodes.interrupted;
+  }
+  return stop.signal.aborted ? exitCodes.ok : code;
+}
+
+main(process.argv.slice(2)).then((code) => {
+  process.exitCode = code;
+});

@@ -1,0 +1,189 @@
+// Text from a model: one decoding program with resident keys and values, fed token by token; sampling on the host.
+
+import { AbortedError, ConfigError } from "../core/errors.ts";
+import { RandomStream } from "../core/random.ts";
+import { byteTokenizer, type Tokenizer } from "../data/tokenizer.ts";
+import { type CompiledProgram, compile } from "../engines/compile.ts";
+import type { Engine } from "../engines/engine.ts";
+import type { EngineChoice } from "../engines/open.ts";
+import type { StateStore } from "../engines/state.ts";
+import { maskedScore } from "../nn/functional.ts";
+import { input, parameter, type Tensor } from "../tensor.ts";
+import type { Gpt } from "./gpt.ts";
+
+export interface SamplingOptions {
+  readonly maxTokens?: number;
+  /** 0 takes the most likely token; 1 unless stated. */
+  readonly temperature?: number;
+  /** Only the k most likely tokens. */
+  readonly topK?: number;
+  /** Only the most likely tokens that together reach this probability. */
+  readonly topP?: number;
+  readonly seed?: number;
+  readonly signal?: AbortSignal;
+}
+
+export interface GenerateOptions extends SamplingOptions {
+  readonly tokenizer?: Tokenizer;
+  readonly engine?: EngineChoice | Engine;
+  /** State that holds the model's weights: a trainer's, or that of another program. Initial values when absent. */
+  readonly state?: StateStore;
+}
+
+export interface GeneratedToken {
+  readonly token: number;
+  /** Text that this token completed; empty while a character is incomplete. */
+  readonly text: string;
+}
+
+/** Draws a token from logits. Exported for its test. */
+export function sample(
+  logits: ArrayLike<number>,
+  random: number,
+  { temperature = 1, topK, topP }: SamplingOptions,
+): number {
+  const order = Array.from({ length: logits.length }, (_, i) => i).sort((a, b) => logits[b]! - logits[a]! || a - b);
+  if (temperature === 0) return order[0]!;
+  const kept = order.slice(0, topK ?? order.length);
+  const top = logits[kept[0]!]!;
+  const weights = kept.map((token) => Math.exp((logits[token]! - top) / temperature));
+  const total = weights.reduce((sum, weight) => sum + weight, 0);
+  let count = kept.length;
+  if (topP !== undefined) {
+    let mass = 0;
+    count = 0;
+    while (count < kept.length && mass < topP * total) mass += weights[count++]!;
+  }
+  let rest = random * weights.slice(0, count).reduce((sum, weight) => sum + weight, 0);
+  for (let i = 0; i < count - 1; i++) {
+    rest -= weights[i]!;
+    if (rest < 0) return kept[i]!;
+  }
+  return kept[count - 1]!;
+}
+
+function checkSampling({ maxTokens = 1, temperature = 1, topK = 1, topP = 1 }: SamplingOptions): void {
+  if (!Number.isInteger(maxTokens) || maxTokens < 0)
+    throw new ConfigError("generate", `maxTokens ${maxTokens} is not a non-negative integer`);
+  if (!(temperature >= 0 && temperature < Number.POSITIVE_INFINITY))
+    throw new ConfigError("generate", `temperature ${temperature} is negative or infinite`);
+  if (!Number.isInteger(topK) || topK < 1) throw new ConfigError("generate", `topK ${topK} is not a positive integer`);
+  if (!(topP > 0 && topP <= 1)) throw new ConfigError("generate", `topP ${topP} is outside (0, 1]`);
+}
+
+/** A model compiled for decoding; keeps its caches between calls. Disposable. */
+export class TextGenerator implements Disposable {
+  readonly #model: Gpt;
+  readonly #tokenizer: Tokenizer;
+  readonly #program: CompiledProgram;
+
+  private constructor(model: Gpt, tokenizer: Tokenizer, program: CompiledProgram) {
+    this.#model = model;
+    this.#tokenizer = tokenizer;
+    this.#program = program;
+  }
+
+  static async create(
+    model: Gpt,
+    { tokenizer = byteTokenizer, engine, state, signal }: GenerateOptions = {},
+  ): Promise<TextGenerator> {
+    const { sequenceLen, nLayer, nKvHead, nEmbd, nHead, vocabSize } = model.config;
+    if (tokenizer.vocabSize > vocabSize) {
+      throw new ConfigError(
+        "generate",
+        `tokenizer ${tokenizer.name} has ${tokenizer.vocabSize} tokens, the model ${vocabSize}`,
+      );
+    }
+    const token = input([1, 1], { name: "token", dtype: "int32" });
+    const oneHot = input([1, sequenceLen], { name: "position", dtype: model.dtype });
+    const mask = input([1, sequenceLen], { name: "mask", dtype: model.dtype });
+    const update = new Map<Tensor, Tensor>();
+    const cache = (name: string) =>
+      parameter(new Float32Array(nKvHead * sequenceLen * (nEmbd / nHead)), [nKvHead, sequenceLen, nEmbd / nHead], {
+        name,
+        dtype: model.dtype,
+      });
+    const caches = Array.from({ length: nLayer }, (_, layer) => {
+      const [keys, values] = [cache(`cache.${layer}.keys`), cache(`cache.${layer}.values`)];
+      const store = (nextKeys: Tensor, nextValues: Tensor) => void update.set(keys, nextKeys).set(values, nextValues);
+      return { keys, values, store };
+    });
+    const { logits } = model.decode(token, { oneHot, mask }, caches);
+    const options = { update, name: "decode", ...(signal !== undefined && { signal }) };
+    const program = await compile(
+      { logits },
+      { ...options, ...(state === undefined ? { engine: engine ?? "auto" } : { state }) },
+    );
+    return new TextGenerator(model, tokenizer, program);
+  }
+
+  get engine(): { readonly name: string; readonly reason: string } {
+    return this.#program.engine;
+  }
+
+  /** Resident state: weights, and the caches. */
+  get state(): StateStore {
+    return this.#program.state;
+  }
+
+  /** Feeds one token at a position; logits of the next. */
+  async #decode(token: number, position: number, signal: AbortSignal | undefined): Promise<ArrayLike<number>> {
+    const { sequenceLen } = this.#model.config;
+    const oneHot = new Float32Array(sequenceLen);
+    oneHot[position] = 1;
+    const mask = new Float32Array(sequenceLen).fill(maskedScore, position + 1);
+    const feeds = { token: [token], position: oneHot, mask };
+    const { logits } = await this.#program.run(feeds, signal === undefined ? {} : { signal });
+    return logits!.data;
+  }
+
+  /**
+   * Continues a prompt. Once sequenceLen positions are full, decoding goes on from the last half of the text.
+   * @throws {ConfigError} for an empty prompt or options out of range, {AbortedError} when the signal fires.
+   */
+  async *generate(prompt: string, options: SamplingOptions = {}): AsyncGenerator<GeneratedToken, void, void> {
+    const { maxTokens = 256, seed = 0, signal } = options;
+    checkSampling(options);
+    const context = Array.from(this.#tokenizer.encode(prompt));
+    if (context.length === 0) throw new ConfigError("generate", "the prompt is empty; give it at least one token");
+    const { sequenceLen } = this.#model.config;
+    const random = new RandomStream(seed, "sample");
+    const decoder = this.#tokenizer.decoder();
+    let fed: number[] = [];
+    let pending = context.slice(-sequenceLen);
+    let logits: ArrayLike<number> = [];
+    for (let made = 0; made < maxTokens; made++) {
+      if (fed.length + pending.length > sequenceLen) {
+        pending = [...fed, ...pending].slice(-Math.max(1, sequenceLen >> 1));
+        fed = [];
+      }
+      for (const token of pending) {
+        if (signal?.aborted) throw new AbortedError("generate", signal);
+        logits = await this.#decode(token, fed.length, signal);
+        fed.push(token);
+      }
+      const token = sample(logits, random.at(made), options);
+      pending = [token];
+      yield { token, text: decoder.push(token) };
+    }
+    const rest = decoder.end();
+    if (rest !== "") yield { token: -1, text: rest };
+  }
+
+  dispose(): void {
+    this.#program.dispose();
+  }
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}
+
+/** Continues a prompt with a model: compiles, generates, disposes. */
+export async function* generate(
+  model: Gpt,
+  prompt: string,
+  options: GenerateOptions = {},
+): AsyncGenerator<GeneratedToken, void, void> {
+  using generator = await TextGenerator.create(model, options);
+  yield* generator.generate(prompt, options);
+}

@@ -1,0 +1,17 @@
+// Public exports of anekit/nn: layers, composites, losses.
+
+export { einsum } from "./einsum.ts";
+export * from "./functional.ts";
+export {
+  Attention,
+  type AttentionContext,
+  Embedding,
+  GeluMlp,
+  type Init,
+  type KvCache,
+  LayerNorm,
+  Linear,
+  RmsNorm,
+  Scope,
+  SwigluMlp,
+} from "./layers.ts";

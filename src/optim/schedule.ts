@@ -1,0 +1,33 @@
+// Learning-rate schedules: functions of the step, counted from 0.
+
+import { ConfigError } from "../core/errors.ts";
+
+export interface CosineOptions {
+  readonly learningRate: number;
+  /** Total number of steps. */
+  readonly steps: number;
+  /** Steps of linear growth from learningRate / warmupSteps. */
+  readonly warmupSteps?: number;
+  /** Value at the end; a tenth of learningRate unless stated. */
+  readonly minLearningRate?: number;
+}
+
+/** Linear warm-up, then a half cosine from learningRate down to minLearningRate; constant after `steps`. */
+export function warmupCosine({
+  learningRate,
+  steps,
+  warmupSteps = 0,
+  minLearningRate = learningRate / 10,
+}: CosineOptions): (step: number) => number {
+  if (warmupSteps < 0 || !(learningRate > 0) || minLearningRate > learningRate) {
+    throw new ConfigError(
+      "schedule",
+      `learningRate ${learningRate}, minLearningRate ${minLearningRate}, warmupSteps ${warmupSteps} do not make a schedule`,
+    );
+  }
+  return (step) => {
+    if (step < warmupSteps) return (learningRate * (step + 1)) / warmupSteps;
+    const progress = Math.min(1, (step - warmupSteps) / Math.max(1, steps - warmupSteps));
+    return minLearningRate + 0.5 * (1 + Math.cos(Math.PI * progress)) * (learningRate - minLearningRate);
+  };
+}

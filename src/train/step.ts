@@ -1,0 +1,167 @@
+// The graphs of a training step: scaled derivatives, overflow check, clipping, optimizer, and the flag that decides whether any of it counts.
+
+import { grad } from "../autodiff/grad.ts";
+import { float16Max } from "../core/float16.ts";
+import type { StageSpec } from "../ir/plan.ts";
+import { globalNorm, peakOf } from "../optim/clip.ts";
+import { groupOf, type Optimizer } from "../optim/optimizer.ts";
+import { input, parameter, type Tensor } from "../tensor.ts";
+import type { PrecisionPolicy } from "./precision.ts";
+import type { Task } from "./task.ts";
+
+export interface StepSpec {
+  readonly task: Task;
+  readonly optimizer: Optimizer;
+  readonly policy: PrecisionPolicy;
+  /** Global norm above which gradients are scaled down; none when absent. */
+  readonly clipNorm?: number;
+  /** Micro-steps whose gradients are averaged before an update. */
+  readonly accumulation: number;
+  /** True where the engine computes in fp16 only. */
+  readonly narrowOnly?: boolean;
+}
+
+/** A program's graph: outputs, updates, stages. */
+export interface StepGraph {
+  readonly outputs: Readonly<Record<string, Tensor>>;
+  readonly update: ReadonlyMap<Tensor, Tensor>;
+  readonly stages: readonly StageSpec[];
+}
+
+export interface TrainingGraphs {
+  /** Adds the gradients of a micro-step to the accumulators; absent without accumulation. */
+  readonly accumulate: StepGraph | undefined;
+  /** The last (or only) micro-step and the update. */
+  readonly apply: StepGraph;
+  /** All state by name: what a checkpoint holds. */
+  readonly state: ReadonlyMap<string, Tensor>;
+  /** State that is zero between steps: gradient sums and the overflow they saw. */
+  readonly scratch: readonly Tensor[];
+  /** Weights as the optimizer sees them, by parameter name: masters where there are any. */
+  readonly weights: ReadonlyMap<string, Tensor>;
+}
+
+/** Largest magnitude that counts as finite: infinity, and what fp32 keeps beyond fp16, do not. */
+const finiteLimit = { fp16: float16Max, fp32: 3e38 } as const;
+
+/** State of one parameter. */
+interface Trained {
+  readonly name: string;
+  readonly parameter: Tensor;
+  /** What the optimizer updates: the parameter itself, or its fp32 master. */
+  readonly weight: Tensor;
+  readonly slots: Readonly<Record<string, Tensor>>;
+  readonly accumulator: Tensor | undefined;
+}
+
+function trainedParameter(name: string, tensor: Tensor, { optimizer, policy, accumulation }: StepSpec): Trained {
+  const zeros = (suffix: string, dtype: "fp16" | "fp32") =>
+    parameter(new Float32Array(tensor.size), tensor.shape, { dtype, name: `${name}.${suffix}` });
+  const initial = tensor.node.kind === "parameter" ? tensor.node.initial : new Float32Array(tensor.size);
+  const weight =
+    policy.state === tensor.dtype
+      ? tensor
+      : parameter(initial, tensor.shape, { dtype: policy.state, name: `${name}.master` });
+  return {
+    name,
+    parameter: tensor,
+    weight,
+    slots: Object.fromEntries(optimizer.slots.map((slot) => [slot, zeros(slot, policy.moments)])),
+    accumulator: accumulation > 1 ? zeros("sum", policy.moments) : undefined,
+  };
+}
+
+/**
+ * Builds the graphs of a task's training step. Inputs beside the task's: `loss_scale` (the number the derivative starts from, over the number of
+ * micro-steps), `grad_scale` (what turns scaled gradients into the optimizer's), and the optimizer's scalars.
+ */
+export function buildTraining(spec: StepSpec): TrainingGraphs {
+  const { task, optimizer, policy, clipNorm, accumulation, narrowOnly = false } = spec;
+  const trained = [...task.parameters].map(([name, tensor]) => trainedParameter(name, tensor, spec));
+  const watched = task.watch ?? [];
+  const parameters = trained.map(({ parameter: p }) => p);
+
+  const lossScale = input([], { name: "loss_scale", dtype: task.loss.dtype });
+  const derivatives = grad(task.loss, [...parameters, ...watched], { cotangent: lossScale });
+  const gradients = derivatives.slice(0, parameters.length);
+  // The largest magnitude anywhere the scaled derivative passes, before anything can cancel: on the chip inf - inf is 0 and NaN becomes inf.
+  const stepPeak = peakOf([...derivatives, task.loss.reshape([1])]);
+  const seenPeak =
+    accumulation > 1
+      ? parameter([0], [1], { dtype: task.loss.dtype as "fp16" | "fp32", name: "overflow.peak" })
+      : undefined;
+  const peak = seenPeak === undefined ? stepPeak : seenPeak.reshape([]).maximum(stepPeak);
+
+  const sums = trained.map(({ accumulator }, i) => {
+    const gradient = gradients[i]!.cast(policy.moments);
+    return accumulator === undefined ? gradient : accumulator.add(gradient);
+  });
+  // The optimizer's part starts at these: in a mixed policy they cross from the fp16 stage to the fp32 stage.
+  const finite = peak.less(finiteLimit[task.loss.dtype as "fp16" | "fp32"]);
+  const gradScale = input([], { name: "grad_scale", dtype: policy.moments });
+  const norm = clipNorm === undefined ? undefined : globalNorm(sums, peakOf(sums), gradScale);
+  const limit = (clipNorm ?? 0) * policy.momentScale;
+  const factor = norm === undefined ? gradScale : gradScale.mul(norm.maximum(limit).inverse().mul(limit));
+
+  const scalarNames = Object.keys(optimizer.scalars(0, 0, 1));
+  const scalars = Object.fromEntries(
+    scalarNames.map((name) => [name, input([], { name: `optimizer_${name}`, dtype: policy.state })]),
+  );
+  const update = new Map<Tensor, Tensor>();
+  const keep = (old: Tensor, next: Tensor) => update.set(old, finite.select(next, old));
+  for (const [i, { name, parameter: p, weight, slots, accumulator }] of trained.entries()) {
+    const context = { scalars, momentScale: policy.momentScale, ...groupOf(optimizer, name, weight) };
+    const next = optimizer.update(weight, sums[i]!.mul(factor), slots, context);
+    keep(weight, next.parameter);
+    if (weight !== p) keep(p, next.parameter.cast(p.dtype));
+    for (const [slot, value] of Object.entries(next.slots)) keep(slots[slot]!, value);
+    // Sums start again whether the step counted or not.
+    if (accumulator !== undefined) update.set(accumulator, accumulator.filled(0, accumulator.shape));
+  }
+  if (seenPeak !== undefined) update.set(seenPeak, seenPeak.filled(0, [1]));
+
+  // fp32 work is a stage of its own, which the chip leaves to the CPU.
+  const stagesOf = (name: string): StageSpec[] =>
+    policy.state === policy.compute
+      ? [{ name }]
+      : [
+          { name: "backward", compute: [task.loss, ...gradients, peak] },
+          { name, ...(narrowOnly && { on: "cpu" }) },
+        ];
+  const state = new Map<string, Tensor>();
+  const scratch: Tensor[] = seenPeak === undefined ? [] : [seenPeak];
+  for (const { name, parameter: p, weight, slots, accumulator } of trained) {
+    if (accumulator !== undefined) scratch.push(accumulator);
+    state.set(name, p);
+    if (weight !== p) state.set(`${name}.master`, weight);
+    for (const [slot, tensor] of Object.entries(slots)) state.set(`${name}.${slot}`, tensor);
+  }
+  return {
+    accumulate: seenPeak && accumulateGraph(task, trained, sums, seenPeak, peak, stagesOf("accumulate")),
+    apply: {
+      outputs: {
+        loss: task.loss,
+        applied: finite.cast(policy.moments),
+        ...(norm !== undefined && { grad_norm: norm }),
+      },
+      update,
+      stages: stagesOf("step"),
+    },
+    state,
+    scratch,
+    weights: new Map(trained.map(({ name, weight }) => [name, weight])),
+  };
+}
+
+function accumulateGraph(
+  task: Task,
+  trained: readonly Trained[],
+  sums: readonly Tensor[],
+  seenPeak: Tensor,
+  peak: Tensor,
+  stages: readonly StageSpec[],
+): StepGraph {
+  const update = new Map<Tensor, Tensor>(trained.map(({ accumulator }, i) => [accumulator!, sums[i]!]));
+  update.set(seenPeak, peak.reshape([1]));
+  return { outputs: { loss: task.loss }, update, stages };
+}

@@ -1,0 +1,104 @@
+// What is trained: a scalar loss over inputs, the parameters it depends on, and the batches that feed it.
+
+import { ConfigError } from "../core/errors.ts";
+import type { TokenDataset } from "../data/dataset.ts";
+import type { Feed } from "../engines/array.ts";
+import type { Gpt } from "../models/gpt.ts";
+import { crossEntropy } from "../nn/functional.ts";
+import { input, type Tensor } from "../tensor.ts";
+
+export type Feeds = Readonly<Record<string, Feed>>;
+
+export interface Task {
+  readonly name: string;
+  readonly parameters: ReadonlyMap<string, Tensor>;
+  /** Scalar; its inputs are what `batch` feeds. */
+  readonly loss: Tensor;
+  /** Further tensors whose derivatives are checked for overflow before anything can cancel: logits, residual streams. */
+  readonly watch?: readonly Tensor[];
+  /** Feeds of the index-th micro-step since the beginning; a function of the index alone, so that a resumed run sees the same batches. */
+  readonly batch: (index: number) => Feeds;
+  /** Feeds whose mean loss is the validation loss. */
+  readonly validation?: () => Iterable<Feeds>;
+  /** Tokens or images in a micro-step. */
+  readonly itemsPerBatch: number;
+}
+
+export interface LanguageModelOptions {
+  readonly data: TokenDataset;
+  readonly validation?: TokenDataset;
+  readonly batchSize: number;
+  /** Positions of a window; the model's sequenceLen unless stated. */
+  readonly sequenceLen?: number;
+  readonly seed?: number;
+  /** Validation windows, spread evenly; 32 unless stated. */
+  readonly validationWindows?: number;
+  /** One-hot rows instead of indices, for engines without gather and int32 ports. */
+  readonly oneHot?: boolean;
+}
+
+/** Next-token prediction: random windows of a token sequence, mean cross-entropy in nats. */
+export function languageModelTask(model: Gpt, options: LanguageModelOptions): Task {
+  const {
+    data,
+    validation,
+    batchSize,
+    sequenceLen = model.config.sequenceLen,
+    seed = 0,
+    validationWindows = 32,
+    oneHot = false,
+  } = options;
+  const { vocabSize } = model.config;
+  if (data.vocabSize > vocabSize)
+    throw new ConfigError("task", `the data has ${data.vocabSize} token values, the model ${vocabSize}`);
+  if (data.sequenceLen !== sequenceLen)
+    throw new ConfigError("task", `the data has windows of ${data.sequenceLen}, the task ${sequenceLen}`);
+  const tokens = oneHot
+    ? input([batchSize, sequenceLen, vocabSize], { name: "tokens", dtype: model.dtype })
+    : input([batchSize, sequenceLen], { name: "tokens", dtype: "int32" });
+  const targets = oneHot
+    ? input([batchSize * sequenceLen, vocabSize], { name: "targets", dtype: model.dtype })
+    : input([batchSize * sequenceLen], { name: "targets", dtype: "int32" });
+  const { logits, residuals } = model.forward(tokens);
+  const encode = (ids: Int32Array): Feed => {
+    if (!oneHot) return ids;
+    const rows = new Float32Array(ids.length * vocabSize);
+    for (let i = 0; i < ids.length; i++) rows[i * vocabSize + ids[i]!] = 1;
+    return rows;
+  };
+  const feeds = (batch: { readonly inputs: Int32Array; readonly targets: Int32Array }) => ({
+    tokens: encode(batch.inputs),
+    targets: encode(batch.targets),
+  });
+  return {
+    name: `${model.config.architecture} language model`,
+    parameters: model.parameters,
+    loss: crossEntropy(logits, targets),
+    watch: [logits, ...residuals],
+    batch: (index) => feeds(data.batch(seed, index, batchSize)),
+    ...(validation !== undefined && {
+      validation: () => validationBatches(validation, batchSize, validationWindows, feeds),
+    }),
+    itemsPerBatch: batchSize * sequenceLen,
+  };
+}
+
+/** Whole batches of evenly spread windows; the last batch is filled up from the first windows, which then count twice. */
+function* validationBatches(
+  data: TokenDataset,
+  batchSize: number,
+  maxWindows: number,
+  feeds: (batch: { readonly inputs: Int32Array; readonly targets: Int32Array }) => Feeds,
+): Iterable<Feeds> {
+  const windows = [...data.sequentialWindows(Math.max(1, maxWindows))];
+  const whole = Math.max(1, Math.floor(windows.length / batchSize));
+  for (let at = 0; at < whole; at++) {
+    const rows = Array.from({ length: batchSize }, (_, i) => windows[(at * batchSize + i) % windows.length]!);
+    const join = (pick: (row: (typeof rows)[number]) => Int32Array) => {
+      const joined = new Int32Array(batchSize * data.sequenceLen);
+      for (const [i, row] of rows.entries()) joined.set(pick(row), i * data.sequenceLen);
+      return joined;
+    };
+    yield feeds({ inputs: join((row) => row.inputs), targets: join((row) => row.targets) });
+  }
+}

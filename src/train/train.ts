@@ -1,0 +1,107 @@
+// train(): a run as a stream of typed events, with validation, checkpoints, resumption and orderly interruption.
+
+import { AbortedError, ConfigError } from "../core/errors.ts";
+import { Gpt } from "../models/gpt.ts";
+import { findCheckpoint } from "./checkpoint.ts";
+import type { TrainEvent } from "./events.ts";
+import { describePrecision } from "./precision.ts";
+import { type LanguageModelOptions, languageModelTask, type Task } from "./task.ts";
+import { Trainer, type TrainerOptions } from "./trainer.ts";
+
+export interface RunOptions extends Omit<TrainerOptions, "task"> {
+  /** Steps in all, those of earlier sessions included. */
+  readonly steps: number;
+  /** Folder for checkpoints; nothing is written without it. */
+  readonly out?: string;
+  /** Steps between checkpoints; one is written at the start and the end in any case. */
+  readonly saveEvery?: number;
+  /** Goes on from the newest checkpoint in `out`. */
+  readonly resume?: boolean;
+  /** Steps between validations; one is done at the end in any case. */
+  readonly validateEvery?: number;
+  readonly tokenizer?: string;
+  /** Gets the trainer once it is compiled: to generate from its state between events. */
+  readonly onTrainer?: (trainer: Trainer) => void;
+}
+
+const finalWindow = 20;
+
+/**
+ * Trains a language model on windows of tokens, or any task. Iterate over the events; leaving the loop, or the signal, ends the run in order: a
+ * signal lets the running step go, writes a checkpoint where `out` is given, and ends with an event whose `aborted` is true.
+ */
+export function train(model: Gpt, options: RunOptions & LanguageModelOptions): AsyncGenerator<TrainEvent, void, void>;
+export function train(task: Task, options: RunOptions): AsyncGenerator<TrainEvent, void, void>;
+export async function* train(subject: Gpt | Task, options: RunOptions): AsyncGenerator<TrainEvent, void, void> {
+  const { steps, out, saveEvery, validateEvery, resume = false, signal, tokenizer, onTrainer, ...rest } = options;
+  if (!Number.isInteger(steps) || steps < 1) throw new ConfigError("train", `steps ${steps} is not a positive integer`);
+  if (resume && out === undefined) throw new ConfigError("train", "resume needs the folder of the run (out)");
+  const task =
+    subject instanceof Gpt ? languageModelTask(subject, options as RunOptions & LanguageModelOptions) : subject;
+  const about = {
+    ...(subject instanceof Gpt && { model: subject.config }),
+    ...(tokenizer !== undefined && { tokenizer }),
+  };
+  const started = performance.now();
+  using trainer = await Trainer.create({ ...rest, task, ...(signal !== undefined && { signal }) });
+  if (resume) await trainer.load(await findCheckpoint(out!));
+  const { progress } = trainer;
+  if (progress.step > steps)
+    throw new ConfigError("train", `the checkpoint is at step ${progress.step}, beyond the ${steps} asked for`);
+  onTrainer?.(trainer);
+  yield {
+    type: "start",
+    task: task.name,
+    parameters: [...task.parameters.values()].reduce((sum, tensor) => sum + tensor.size, 0),
+    engine: trainer.engine.name,
+    reason: trainer.engine.reason,
+    precision: describePrecision(trainer.policy),
+    firstStep: progress.step + 1,
+    steps,
+    itemsPerStep: trainer.itemsPerStep,
+    compileMs: performance.now() - started,
+  };
+
+  let savedAt = resume ? progress.step : -1;
+  const save = async function* (): AsyncGenerator<TrainEvent> {
+    if (out === undefined || savedAt === progress.step) return;
+    const path = await trainer.save(out, about);
+    savedAt = progress.step;
+    yield { type: "checkpoint", step: progress.step, path };
+  };
+  const validate = async function* (): AsyncGenerator<TrainEvent, number | undefined> {
+    const loss = await trainer.validate(signal);
+    if (loss !== undefined) yield { type: "validation", step: progress.step, loss };
+    return loss;
+  };
+
+  yield* save(); // so that a run killed at once can be resumed
+  const recent: number[] = [];
+  let valLoss: number | undefined;
+  let aborted = false;
+  try {
+    while (progress.step < steps) {
+      if (signal?.aborted) throw new AbortedError("train", signal);
+      const event = await trainer.step(signal);
+      if (!event.skipped) recent.push(event.loss);
+      if (recent.length > finalWindow) recent.shift();
+      yield event;
+      const last = progress.step === steps;
+      if (last || (validateEvery !== undefined && progress.step % validateEvery === 0)) valLoss = yield* validate();
+      if (!last && saveEvery !== undefined && progress.step % saveEvery === 0) yield* save();
+    }
+  } catch (error) {
+    if (!(error instanceof AbortedError)) throw error;
+    aborted = true;
+  }
+  yield* save();
+  yield {
+    type: "end",
+    step: progress.step,
+    finalLoss: recent.reduce((sum, loss) => sum + loss, 0) / recent.length,
+    ...(valLoss !== undefined && { valLoss }),
+    skipped: progress.skipped,
+    ms: performance.now() - started,
+    aborted,
+  };
+}

@@ -1,0 +1,253 @@
+// The trainer: compiled programs of a step, the loss scale, checkpoints. Reads top to bottom; emits nothing but what its methods return.
+
+import { ConfigError, EngineError } from "../core/errors.ts";
+import { type CompiledProgram, compile } from "../engines/compile.ts";
+import type { Engine } from "../engines/engine.ts";
+import type { EngineChoice } from "../engines/open.ts";
+import type { StateStore } from "../engines/state.ts";
+import type { GptConfig } from "../models/gpt.ts";
+import type { Optimizer } from "../optim/optimizer.ts";
+import type { Tensor } from "../tensor.ts";
+import { version } from "../version.ts";
+import { formatVersion, loadState, type Progress, readCheckpointMeta, saveCheckpoint } from "./checkpoint.ts";
+import type { StepEvent } from "./events.ts";
+import { checkPrecision, type PrecisionName, type PrecisionPolicy, precisionPolicy } from "./precision.ts";
+import { buildTraining, type TrainingGraphs } from "./step.ts";
+import type { Feeds, Task } from "./task.ts";
+
+export interface TrainerOptions {
+  readonly task: Task;
+  readonly optimizer: Optimizer;
+  readonly engine?: EngineChoice | Engine;
+  /** "mixed" for an fp16 model, "fp32" for an fp32 one, unless stated. */
+  readonly precision?: PrecisionName;
+  /** Global gradient norm above which the gradient is scaled down; 1 unless stated, null for none. */
+  readonly clipNorm?: number | null;
+  /** Micro-steps whose gradients are averaged before an update. */
+  readonly accumulation?: number;
+  /** A number keeps it; "dynamic" halves it on overflow and doubles it after `scaleInterval` good steps. Dynamic from 1024 in fp16, 1 in fp32. */
+  readonly lossScale?: number | "dynamic";
+  readonly signal?: AbortSignal;
+}
+
+/** Start, bounds and growth interval of the dynamic loss scale; the start leaves a factor of 32 below the fp16 limit for gradients above 1. */
+const dynamicScale = { initial: 1024, min: 1, max: 32768, interval: 200 } as const;
+
+/** Overflows in a row at the smallest loss scale after which training cannot go on. */
+const hopelessSkips = 20;
+
+export class Trainer implements Disposable {
+  readonly task: Task;
+  readonly policy: PrecisionPolicy;
+  readonly progress: { -readonly [K in keyof Progress]: Progress[K] };
+  readonly #optimizer: Optimizer;
+  readonly #accumulation: number;
+  readonly #dynamic: boolean;
+  readonly #graphs: TrainingGraphs;
+  readonly #apply: CompiledProgram;
+  readonly #accumulate: CompiledProgram | undefined;
+  readonly #evaluate: CompiledProgram | undefined;
+  #skipsInARow = 0;
+  /** True while gradient sums of an interrupted step may be left. */
+  #unfinished = false;
+
+  private constructor(
+    options: TrainerOptions,
+    policy: PrecisionPolicy,
+    graphs: TrainingGraphs,
+    programs: {
+      apply: CompiledProgram;
+      accumulate: CompiledProgram | undefined;
+      evaluate: CompiledProgram | undefined;
+    },
+  ) {
+    const { task, optimizer, accumulation = 1, lossScale = policy.compute === "fp16" ? "dynamic" : 1 } = options;
+    this.task = task;
+    this.policy = policy;
+    this.#optimizer = optimizer;
+    this.#accumulation = accumulation;
+    this.#dynamic = lossScale === "dynamic";
+    this.#graphs = graphs;
+    this.#apply = programs.apply;
+    this.#accumulate = programs.accumulate;
+    this.#evaluate = programs.evaluate;
+    const scale = lossScale === "dynamic" ? dynamicScale.initial : lossScale;
+    this.progress = { step: 0, applied: 0, skipped: 0, lossScale: scale, stepsSinceScale: 0 };
+  }
+
+  /** Builds and compiles everything. @throws {ConfigError | UnsupportedError} for options that do not fit the task or the engine. */
+  static async create(options: TrainerOptions): Promise<Trainer> {
+    const { task, optimizer, engine = "auto", clipNorm = 1, accumulation = 1, lossScale, signal } = options;
+    const policy = precisionPolicy(options.precision ?? (task.loss.dtype === "fp32" ? "fp32" : "mixed"));
+    if (task.loss.dtype !== policy.compute) {
+      throw new ConfigError(
+        "train",
+        `precision ${policy.name} computes in ${policy.compute}, the model in ${task.loss.dtype}`,
+      );
+    }
+    if (!Number.isInteger(accumulation) || accumulation < 1)
+      throw new ConfigError("train", `accumulation ${accumulation} is not a positive integer`);
+    if (clipNorm !== null && !(clipNorm > 0)) throw new ConfigError("train", `clipNorm ${clipNorm} is not positive`);
+    if (typeof lossScale === "number" && !(lossScale > 0 && lossScale <= dynamicScale.max)) {
+      throw new ConfigError("train", `lossScale ${lossScale} is outside (0, ${dynamicScale.max}]`);
+    }
+    const narrowOnly = (typeof engine === "string" ? engine : engine.name) === "ane";
+    const graphs = buildTraining({
+      task,
+      optimizer,
+      policy,
+      accumulation,
+      narrowOnly,
+      ...(clipNorm !== null && { clipNorm }),
+    });
+    const shared = signal === undefined ? {} : { signal };
+    const load = ({ outputs, update, stages }: TrainingGraphs["apply"], state?: StateStore) =>
+      compile(outputs, { ...shared, update, stages, ...(state === undefined ? { engine } : { state }) });
+    const apply = await load(graphs.apply);
+    checkPrecision(policy, apply.engine.name as Engine["name"]);
+    const accumulate = graphs.accumulate && (await load(graphs.accumulate, apply.state));
+    const evaluate = task.validation && (await compile({ loss: task.loss }, { ...shared, state: apply.state }));
+    return new Trainer(options, policy, graphs, { apply, accumulate, evaluate });
+  }
+
+  get engine(): { readonly name: string; readonly reason: string } {
+    return this.#apply.engine;
+  }
+
+  /** Resident state, to share with other programs (generation). */
+  get state(): StateStore {
+    return this.#apply.state;
+  }
+
+  /** Weights as the optimizer sees them, by parameter name. */
+  get weights(): ReadonlyMap<string, Tensor> {
+    return this.#graphs.weights;
+  }
+
+  get itemsPerStep(): number {
+    return this.task.itemsPerBatch * this.#accumulation;
+  }
+
+  /** One optimizer step: all micro-steps and the update, or nothing at all where something overflowed. State is unchanged when it throws. */
+  async step(signal?: AbortSignal): Promise<StepEvent> {
+    const started = performance.now();
+    const { progress, policy } = this;
+    const learningRate = this.#optimizer.learningRate(progress.step);
+    const scalars: Record<string, number> = {
+      loss_scale: progress.lossScale / this.#accumulation,
+      grad_scale: policy.momentScale / progress.lossScale,
+    };
+    for (const [name, value] of Object.entries(
+      this.#optimizer.scalars(progress.applied, learningRate, policy.momentScale),
+    )) {
+      scalars[`optimizer_${name}`] = value;
+    }
+    const options = signal === undefined ? {} : { signal };
+    const feeds = (program: CompiledProgram, micro: number): Feeds => ({
+      ...this.task.batch(progress.step * this.#accumulation + micro),
+      ...Object.fromEntries(Object.entries(scalars).filter(([name]) => program.plan.feeds.has(name))),
+    });
+    if (this.#unfinished) for (const sum of this.#graphs.scratch) this.state.write(sum, new Float32Array(sum.size));
+    this.#unfinished = this.#accumulation > 1;
+    let loss = 0;
+    for (let micro = 0; micro < this.#accumulation - 1; micro++) {
+      const result = await this.#accumulate!.run(feeds(this.#accumulate!, micro), options);
+      loss += result.loss!.item();
+    }
+    const result = await this.#apply.run(feeds(this.#apply, this.#accumulation - 1), options);
+    this.#unfinished = false;
+    loss = (loss + result.loss!.item()) / this.#accumulation;
+    const skipped = result.applied!.item() === 0;
+    const gradNorm = result.grad_norm === undefined ? undefined : result.grad_norm.item() / policy.momentScale;
+    const lossScale = progress.lossScale;
+    this.#advance(skipped);
+    const ms = performance.now() - started;
+    return {
+      type: "step",
+      step: progress.step,
+      loss,
+      learningRate,
+      ...(gradNorm !== undefined && { gradNorm }),
+      lossScale,
+      skipped,
+      ms,
+      itemsPerSecond: (1000 * this.itemsPerStep) / ms,
+    };
+  }
+
+  #advance(skipped: boolean): void {
+    const { progress } = this;
+    progress.step++;
+    progress.stepsSinceScale++;
+    if (skipped) {
+      progress.skipped++;
+      this.#skipsInARow++;
+      const lowest = !this.#dynamic || progress.lossScale <= dynamicScale.min;
+      if (lowest && this.#skipsInARow >= hopelessSkips) {
+        throw new EngineError(
+          "train",
+          `${hopelessSkips} steps in a row overflowed at loss scale ${progress.lossScale}`,
+          {
+            remedy: "lower the learning rate or use a wider precision",
+          },
+        );
+      }
+    } else {
+      progress.applied++;
+      this.#skipsInARow = 0;
+    }
+    if (!this.#dynamic) return;
+    if (skipped) progress.lossScale = Math.max(dynamicScale.min, progress.lossScale / 2);
+    else if (progress.stepsSinceScale >= dynamicScale.interval)
+      progress.lossScale = Math.min(dynamicScale.max, progress.lossScale * 2);
+    else return;
+    progress.stepsSinceScale = 0;
+  }
+
+  /** Mean loss over the task's validation batches; undefined where it has none. */
+  async validate(signal?: AbortSignal): Promise<number | undefined> {
+    if (this.#evaluate === undefined) return undefined;
+    let sum = 0;
+    let batches = 0;
+    for (const feeds of this.task.validation!()) {
+      const result = await this.#evaluate.run(feeds, signal === undefined ? {} : { signal });
+      sum += result.loss!.item();
+      batches++;
+    }
+    return sum / batches;
+  }
+
+  /** Writes a checkpoint of everything that the next step depends on into a folder of `run`. Returns the folder. */
+  async save(run: string, about: { readonly model?: GptConfig; readonly tokenizer?: string } = {}): Promise<string> {
+    const meta = {
+      format: formatVersion,
+      anekit: version,
+      engine: this.engine.name,
+      precision: this.policy.name,
+      ...about,
+    } as const;
+    return saveCheckpoint(run, { ...meta, progress: { ...this.progress } }, this.#graphs.state, this.state);
+  }
+
+  /** Goes on from a checkpoint folder. @throws {CheckpointError} where it belongs to another model or policy; nothing is changed then. */
+  async load(folder: string): Promise<void> {
+    const meta = await readCheckpointMeta(folder);
+    if (meta.precision !== this.policy.name) {
+      throw new ConfigError(
+        "resume",
+        `the checkpoint was trained with precision ${meta.precision}, not ${this.policy.name}`,
+      );
+    }
+    await loadState(folder, this.#graphs.state, this.state);
+    Object.assign(this.progress, meta.progress);
+  }
+
+  dispose(): void {
+    this.#apply.dispose();
+    this.#accumulate?.dispose();
+    this.#evaluate?.dispose();
+  }
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}
