@@ -10,6 +10,12 @@ import { readVersion } from "./version.ts";
 
 /** Summaries stand here so that `anekit --help` loads no command. */
 const commands: Readonly<Record<string, { readonly summary: string; load(): Promise<CommandModule> }>> = {
+  demo: {
+    summary: "train a small transformer on real text and let it complete a sentence",
+    load: () => import("./demo.ts"),
+  },
+  train: { summary: "train a GPT on text files", load: () => import("./train.ts") },
+  generate: { summary: "continue a text with a trained model", load: () => import("./generate.ts") },
   run: { summary: "run a MIL program", load: () => import("./run.ts") },
   inspect: { summary: "show what a program, weight, tensor or array file holds", load: () => import("./inspect.ts") },
   doctor: { summary: "show what this machine has and which engines it can use", load: () => import("./doctor.ts") },

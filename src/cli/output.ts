@@ -13,13 +13,14 @@ function colorsFor(stream: NodeJS.WriteStream) {
 export const colors = colorsFor(process.stdout);
 const noteColors = colorsFor(process.stderr);
 
+const escapes: Readonly<Record<string, string>> = { "\n": "\\n", "\t": "\\t", "\r": "\\r" };
+
 /** `text` on one line, with control characters (and those that turn writing around) as escapes: it may come from a hostile file. */
 export function clean(text: string): string {
-  return text.replace(
-    /[\p{Cc}\u2028-\u202e\u2066-\u2069]/gu,
-    (char) =>
-      ({ "\n": "\\n", "\t": "\\t", "\r": "\\r" })[char] ?? `\\x${char.charCodeAt(0).toString(16).padStart(2, "0")}`,
-  );
+  return text.replace(/[\p{Cc}\u2028-\u202e\u2066-\u2069]/gu, (char) => {
+    const code = char.charCodeAt(0).toString(16);
+    return escapes[char] ?? (code.length > 2 ? `\\u${code}` : `\\x${code.padStart(2, "0")}`);
+  });
 }
 
 /** A line of text on stdout, as it is. */

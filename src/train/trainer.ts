@@ -1,6 +1,7 @@
 // The trainer: compiled programs of a step, the loss scale, checkpoints. Reads top to bottom; emits nothing but what its methods return.
 
 import { ConfigError, EngineError } from "../core/errors.ts";
+import { packageVersion } from "../data/package.ts";
 import { type CompiledProgram, compile } from "../engines/compile.ts";
 import type { Engine } from "../engines/engine.ts";
 import type { EngineChoice } from "../engines/open.ts";
@@ -8,7 +9,6 @@ import type { StateStore } from "../engines/state.ts";
 import type { GptConfig } from "../models/gpt.ts";
 import type { Optimizer } from "../optim/optimizer.ts";
 import type { Tensor } from "../tensor.ts";
-import { version } from "../version.ts";
 import { formatVersion, loadState, type Progress, readCheckpointMeta, saveCheckpoint } from "./checkpoint.ts";
 import type { StepEvent } from "./events.ts";
 import { checkPrecision, type PrecisionName, type PrecisionPolicy, precisionPolicy } from "./precision.ts";
@@ -221,7 +221,7 @@ export class Trainer implements Disposable {
   async save(run: string, about: { readonly model?: GptConfig; readonly tokenizer?: string } = {}): Promise<string> {
     const meta = {
       format: formatVersion,
-      anekit: version,
+      anekit: packageVersion(),
       engine: this.engine.name,
       precision: this.policy.name,
       ...about,

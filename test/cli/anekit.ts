@@ -1,9 +1,9 @@
 // The command line as a process, from source.
 
 import { spawn } from "node:child_process";
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll } from "vitest";
 
@@ -49,14 +49,19 @@ export function anekit(args: readonly string[], { env = {}, onStderr }: RunSetti
   });
 }
 
-/** A folder for files of a test file, removed at its end. */
-export function temporaryFolder(): (name: string, content: string | Uint8Array) => string {
+/** A folder for the files of a test file, removed at its end. */
+export function temporaryFolder() {
   const folder = mkdtempSync(join(tmpdir(), "anekit-cli-"));
   afterAll(() => rmSync(folder, { recursive: true, force: true }));
-  return (name, content) => {
-    const path = join(folder, name);
-    if (content.length > 0 || name.includes(".")) writeFileSync(path, content);
-    return path;
+  const path = (name: string) => join(folder, name);
+  return {
+    path,
+    /** Writes a file, makes its folders, and returns its path. */
+    write(name: string, content: string | Uint8Array): string {
+      mkdirSync(dirname(path(name)), { recursive: true });
+      writeFileSync(path(name), content);
+      return path(name);
+    },
   };
 }
 

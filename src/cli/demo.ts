@@ -1,0 +1,143 @@
+// `anekit demo`: a small transformer learns real text from nothing and completes a prompt, in a minute or two.
+
+import { readFile } from "node:fs/promises";
+import { type Command, Option } from "commander";
+import { splitTokens, TokenDataset, unigramEntropy } from "../data/dataset.ts";
+import { packageFile } from "../data/package.ts";
+import { byteTokenizer } from "../data/tokenizer.ts";
+import { parseEngine } from "../engines/open.ts";
+import { TextGenerator } from "../models/generate.ts";
+import { Gpt } from "../models/gpt.ts";
+import { findPreset } from "../models/presets.ts";
+import { adamw, warmupCosine } from "../optim/index.ts";
+import { languageModelTask } from "../train/task.ts";
+import { train } from "../train/train.ts";
+import { Trainer } from "../train/trainer.ts";
+import { type CommandContext, engineOption, jsonOption } from "./command.ts";
+import { safe } from "./generate.ts";
+import { note, printJson } from "./output.ts";
+import { jsonView, printCurve, textView } from "./progress.ts";
+import { numberOption } from "./train.ts";
+
+/** Training time that the number of steps is chosen for, and its bounds. */
+const budgetMs = 75_000;
+const stepBounds = { least: 40, most: 400 } as const;
+const prompt = "The people of the United States ";
+
+interface DemoFlags {
+  readonly steps?: number;
+  readonly seed: number;
+  readonly precision: "fp16" | "mixed";
+  readonly engine: string;
+  readonly json?: true;
+}
+
+export function configure(command: Command, { signal }: CommandContext): void {
+  command
+    .description(
+      "Trains a transformer of 0.18 million parameters on presidential speeches, byte by byte, and lets it complete a sentence.",
+    )
+    .option("--steps <n>", "optimizer steps; as many as fit a good minute otherwise", numberOption(1))
+    .option("--seed <n>", "fixes initial weights, batches and text", numberOption(0), 1)
+    .addOption(
+      new Option("--precision <name>", "fp16 throughout, or fp16 with fp32 master weights")
+        .choices(["fp16", "mixed"])
+        .default("mixed"),
+    )
+    .addOption(engineOption())
+    .addOption(jsonOption())
+    .action((flags: DemoFlags) => run(flags, signal));
+}
+
+async function run(flags: DemoFlags, signal: AbortSignal): Promise<void> {
+  const engine = parseEngine(flags.engine);
+  const { seed, precision } = flags;
+  const text = await readFile(
+    packageFile("data/demo.txt", "run scripts/demo-text.ts, or install the package again"),
+    "utf8",
+  );
+  const tokens = byteTokenizer.encode(text);
+  const { options } = findPreset("nano");
+  const sequenceLen = options.sequenceLen;
+  const { training, validation } = splitTokens(tokens, 0.1, sequenceLen);
+  const sizes = { sequenceLen, vocabSize: byteTokenizer.vocabSize };
+  const data = new TokenDataset(training, { ...sizes, name: "training" });
+  const held = new TokenDataset(validation, { ...sizes, name: "validation" });
+  const build = () => new Gpt({ ...options, vocabSize: byteTokenizer.vocabSize }, { dtype: "fp16", seed });
+  const optimizer = (steps: number) =>
+    adamw({ learningRate: warmupCosine({ learningRate: 6e-3, steps, warmupSteps: Math.min(10, steps) }) });
+  const common = { batchSize: 8, seed, engine, precision, signal };
+
+  const steps = flags.steps ?? (await affordableSteps(build(), { ...common, data }));
+  const entropy = unigramEntropy(held.tokens, byteTokenizer.vocabSize);
+  if (!flags.json) {
+    note(
+      `text: ${(text.length / 1000).toFixed(0)} kB of State of the Union speeches; guessing letters by their frequency alone would cost ${entropy.toFixed(2)} nats`,
+    );
+  }
+  const view = flags.json ? jsonView() : textView();
+  const losses: number[] = [];
+  const model = build();
+  let trainer: Trainer | undefined;
+  const events = train(model, {
+    ...common,
+    data,
+    validation: held,
+    optimizer: optimizer(steps),
+    steps,
+    onTrainer: (made) => (trainer = made),
+  });
+  try {
+    for await (const event of events) {
+      view.event(event);
+      if (event.type === "step") losses.push(event.loss);
+      if (event.type !== "end") continue;
+      if (!flags.json) printCurve(losses);
+      if (!event.aborted) await complete(model, trainer!, flags, signal); // the weights are still on the engine
+    }
+  } finally {
+    view.close();
+  }
+  if (!flags.json && !signal.aborted)
+    note('next: anekit train --data YOUR.txt --steps 500, then anekit generate runs/1 "A beginning"');
+}
+
+/** Times two steps of a throw-away copy and says how many fit the budget. */
+async function affordableSteps(
+  model: Gpt,
+  {
+    data,
+    batchSize,
+    seed,
+    engine,
+    precision,
+    signal,
+  }: { data: TokenDataset; batchSize: number; seed: number; signal: AbortSignal } & Pick<
+    Parameters<typeof Trainer.create>[0],
+    "engine" | "precision"
+  >,
+): Promise<number> {
+  const task = languageModelTask(model, { data, batchSize, seed });
+  using trainer = await Trainer.create({
+    task,
+    optimizer: adamw({ learningRate: 1e-3 }),
+    signal,
+    ...(engine && { engine }),
+    ...(precision && { precision }),
+  });
+  await trainer.step(signal);
+  const { ms } = await trainer.step(signal);
+  return Math.max(stepBounds.least, Math.min(stepBounds.most, Math.round(budgetMs / ms)));
+}
+
+async function complete(model: Gpt, trainer: Trainer, { seed, json }: DemoFlags, signal: AbortSignal): Promise<void> {
+  using generator = await TextGenerator.create(model, { state: trainer.state, signal });
+  let text = "";
+  if (!json) process.stdout.write(`\n${prompt}`);
+  for await (const piece of generator.generate(prompt, { maxTokens: 240, temperature: 0.6, topK: 40, seed, signal })) {
+    text += piece.text;
+    if (!json) process.stdout.write(safe(piece.text));
+  }
+  if (json) printJson({ prompt, completion: text });
+  else process.stdout.write("\n\n");
+}

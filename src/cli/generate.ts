@@ -1,0 +1,81 @@
+// `anekit generate`: continues text with a trained model.
+
+import type { Command } from "commander";
+import { ConfigError } from "../core/errors.ts";
+import { parseEngine } from "../engines/open.ts";
+import { TextGenerator } from "../models/generate.ts";
+import { Gpt } from "../models/gpt.ts";
+import { findCheckpoint, loadState, readCheckpointMeta } from "../train/checkpoint.ts";
+import { precisionPolicy } from "../train/precision.ts";
+import { type CommandContext, engineOption, jsonOption } from "./command.ts";
+import { clean, note, printJson } from "./output.ts";
+import { findTokenizer, numberOption } from "./train.ts";
+
+interface GenerateFlags {
+  readonly tokens: number;
+  readonly temperature: number;
+  readonly topK?: number;
+  readonly topP?: number;
+  readonly seed: number;
+  readonly engine: string;
+  readonly json?: true;
+}
+
+export function configure(command: Command, { signal }: CommandContext): void {
+  command
+    .description("Continues a text with the model of a checkpoint. The text goes to stdout.")
+    .argument("<dir>", "folder that train wrote, or one checkpoint in it")
+    .argument("[prompt]", "text to continue", "\n")
+    .option("--tokens <n>", "tokens to make", numberOption(1), 200)
+    .option(
+      "--temperature <t>",
+      "0 takes the likeliest token; higher is wilder",
+      numberOption(0, { integer: false, most: 100 }),
+      0.8,
+    )
+    .option("--top-k <k>", "choose among the k likeliest tokens", numberOption(1))
+    .option(
+      "--top-p <p>",
+      "choose among the likeliest tokens that together have this probability",
+      numberOption(0, { integer: false, most: 1 }),
+    )
+    .option("--seed <n>", "fixes the choices", numberOption(0), 0)
+    .addOption(engineOption())
+    .addOption(jsonOption())
+    .addHelpText("after", '\nExample:\n  anekit generate runs/1 "The people of" --tokens 300')
+    .action((dir: string, prompt: string, flags: GenerateFlags) => run(dir, prompt, flags, signal));
+}
+
+async function run(dir: string, prompt: string, flags: GenerateFlags, signal: AbortSignal): Promise<void> {
+  const engine = parseEngine(flags.engine);
+  if (prompt === "")
+    throw new ConfigError("generate", "the prompt is empty; give it at least one character or leave it out");
+  const folder = await findCheckpoint(dir);
+  const meta = await readCheckpointMeta(folder);
+  if (meta.model === undefined) throw new ConfigError("generate", `${folder} is no checkpoint of a language model`);
+  const model = new Gpt(meta.model, { dtype: precisionPolicy(meta.precision).compute });
+  const tokenizer = findTokenizer(meta.tokenizer ?? "bytes");
+  using generator = await TextGenerator.create(model, { tokenizer, engine, signal });
+  note(`engine: ${generator.engine.name} (${generator.engine.reason})`);
+  await loadState(folder, model.parameters, generator.state);
+  const { tokens: maxTokens, temperature, topK, topP, seed } = flags;
+  const options = {
+    maxTokens,
+    temperature,
+    seed,
+    signal,
+    ...(topK !== undefined && { topK }),
+    ...(topP !== undefined && { topP }),
+  };
+  if (!flags.json) process.stdout.write(safe(prompt));
+  for await (const { token, text } of generator.generate(prompt, options)) {
+    if (flags.json) printJson({ token, text });
+    else process.stdout.write(safe(text));
+  }
+  if (!flags.json) process.stdout.write("\n");
+}
+
+/** Generated text for a terminal: control characters but newlines and tabs as escapes. A pipe gets the text itself. */
+export function safe(text: string): string {
+  return process.stdout.isTTY ? text.replace(/[^\n\t]+/g, clean) : text;
+}
