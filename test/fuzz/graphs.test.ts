@@ -6,7 +6,6 @@ import { isFloat } from "../../src/core/dtype.ts";
 import { AnekitError } from "../../src/core/errors.ts";
 import { sameShape, sizeOf } from "../../src/core/shape.ts";
 import type { CompiledProgram } from "../../src/engines/compile.ts";
-import { EngineUse, StateStore } from "../../src/engines/state.ts";
 import { compile, type Feed, grad, type NDArray, type Tensor } from "../../src/index.ts";
 import { buildPlan, type Plan } from "../../src/ir/plan.ts";
 import { type Program, verifyProgram } from "../../src/ir/program.ts";
@@ -137,7 +136,7 @@ describe("random graphs", () => {
     "survive printing and reading as %s MIL, values bit for bit",
     (dialect) =>
       forEachSeed(async (seed) => {
-        const [{ program }] = planOf(randomGraph(seed)).stages as [{ program: Program }];
+        const { program } = planOf(randomGraph(seed)).stages[0]!;
         const { text, weights } = milFiles(program, { dialect });
         const again = readMil(text, { weights: () => weights });
         expect(canonicalText(again)).toBe(canonicalText(program));
@@ -319,7 +318,7 @@ describe("derivatives of random graphs", () => {
         await using program = await compile({ loss, ...named }, { engine: "sim" });
         const used = Object.fromEntries(Object.entries(feeds).filter(([name]) => program.plan.feeds.has(name)));
         const at = await program.run(used);
-        const grads = targets.map((_, i) => at[`g${i}`]!.data as Float32Array);
+        const grads = targets.map((_, i) => (at as Record<string, NDArray>)[`g${i}`]!.data as Float32Array);
         for (const g of grads) expect(g.every(Number.isFinite)).toBe(true);
         const dice = new Dice(seed + 1000);
         const directions = grads.map((g) => dice.floats(g.length, 1));
@@ -379,7 +378,7 @@ describe("damaged MIL text", () => {
     async () => {
       const outcomes = { read: 0, refused: 0 };
       await forEachSeed((seed) => {
-        const [{ program }] = planOf(randomGraph(seed, { size: 8 })).stages as [{ program: Program }];
+        const { program } = planOf(randomGraph(seed, { size: 8 })).stages[0]!;
         const { text, weights } = milFiles(program, { dialect: seed % 2 === 0 ? "modern" : "verbose" });
         const dice = new Dice(seed);
         for (let i = 0; i < 60; i++) {
