@@ -4,10 +4,10 @@ import { execFile } from "node:child_process";
 import { availableParallelism, cpus, release, totalmem } from "node:os";
 import type { Command } from "commander";
 import { type Chip, chipFromBrand } from "../chips/index.ts";
+import { packageVersion } from "../data/package.ts";
 import { listEngines, openEngine } from "../engines/open.ts";
 import { type CommandContext, jsonOption } from "./command.ts";
 import { fields, formatBytes, print, printJson } from "./output.ts";
-import { readVersion } from "./version.ts";
 
 /** What was found; `null` where a probe failed or does not apply. */
 export interface Diagnosis {
@@ -58,7 +58,7 @@ export async function diagnose(): Promise<Diagnosis> {
   const constrained = await probe(() => process.constrainedMemory());
   const isLimited = constrained !== null && constrained > 0 && totalBytes !== null && constrained < totalBytes;
   const machine = {
-    anekit: readVersion(),
+    anekit: packageVersion(),
     node: process.version,
     platform: `${process.platform} ${(await probe(release)) ?? ""}`.trim(),
     arch: process.arch,

@@ -4,9 +4,9 @@
 import { Command, CommanderError } from "commander";
 import picocolors from "picocolors";
 import { AbortedError, AnekitError, FileError } from "../core/errors.ts";
+import { packageVersion } from "../data/package.ts";
 import type { CommandModule } from "./command.ts";
 import { complain } from "./output.ts";
-import { readVersion } from "./version.ts";
 
 /** Summaries stand here so that `anekit --help` loads no command. */
 const commands: Readonly<Record<string, { readonly summary: string; load(): Promise<CommandModule> }>> = {
@@ -31,7 +31,7 @@ function build(): Command {
   const bold = picocolors.createColors(true).bold; // commander removes colours where the stream has none
   const program = new Command("anekit")
     .description("Tensor programs for the Apple Neural Engine, on any machine.")
-    .version(readVersion(), "-V, --version", "print the version")
+    .version(packageVersion(), "-V, --version", "print the version")
     .helpOption("-h, --help", "print this help")
     .option("--verbose", "with an error, print its stack and its causes")
     .helpCommand(false)
@@ -67,7 +67,7 @@ function fail(error: unknown, argv: readonly string[]): number {
   }
   complain(error instanceof Error ? error.message : String(error));
   printStacks(error);
-  const where = `anekit ${readVersion()}, Node ${process.version}, ${process.platform} ${process.arch}`;
+  const where = `anekit ${packageVersion()}, Node ${process.version}, ${process.platform} ${process.arch}`;
   process.stderr.write(`This is a bug in anekit: please report it with the lines above and the command (${where}).\n`);
   return exitCodes.bug;
 }

@@ -20,11 +20,11 @@ export function sigmoid(x: number): number {
   return e / (1 + e);
 }
 
-/** Nearest integer, ties to even. */
+/** Nearest integer, ties to even; keeps the sign of zero, as IEEE 754 says. */
 export function roundHalfEven(x: number): number {
   const floor = Math.floor(x);
   const rest = x - floor;
-  if (rest < 0.5) return floor;
-  if (rest > 0.5) return floor + 1;
-  return floor % 2 === 0 ? floor : floor + 1;
+  const up = rest > 0.5 || (rest === 0.5 && floor % 2 !== 0);
+  const nearest = up ? floor + 1 : floor;
+  return nearest === 0 && x < 0 ? -0 : nearest;
 }

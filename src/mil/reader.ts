@@ -238,7 +238,7 @@ class FunctionReader {
         `the blob at ${offset} of "${path}" has ${blob.bytes.length} bytes, ${formatAval(aval)} needs ${size * width}`,
       );
     }
-    const copy = blob.bytes.slice(); // aligned, and independent of the file
+    const copy = new Uint8Array(blob.bytes); // aligned, and independent of the file, also where that is a Node Buffer
     const values = newValues(aval.dtype, size);
     if (aval.dtype === "fp16") unpackFloat16(new Uint16Array(copy.buffer), values as Float32Array);
     else if (aval.dtype === "fp32") values.set(new Float32Array(copy.buffer));

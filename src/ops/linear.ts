@@ -37,6 +37,14 @@ export const matmul = defineOp({
       ).sumTo(y.shape),
   }),
   kernel: ({ x, y }, { transposeX, transposeY }, [out]) => matmulKernel(x, y, transposeX, transposeY, out),
+  support(chip, { x, y }) {
+    const depth = Math.max(...[x, y].map(({ shape }) => (shape.length === 5 ? shape[1]! : 1)));
+    const limit = chip.limits.matmulDepthMax;
+    return (
+      depth <= limit ||
+      `the depth axis (axis 1 of rank 5) has ${depth} entries, the limit is ${limit}; merge it into the batch`
+    );
+  },
   flops: ({ x }, { transposeX }, out) => 2 * sizeOf(out.shape) * x.shape.at(transposeX ? -2 : -1)!,
 });
 

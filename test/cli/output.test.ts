@@ -12,7 +12,7 @@ import {
   table,
 } from "../../src/cli/output.ts";
 import { statisticsCells, statisticsOf } from "../../src/cli/statistics.ts";
-import { readVersion } from "../../src/cli/version.ts";
+import { packageVersion } from "../../src/data/package.ts";
 
 describe("text for terminals", () => {
   it("escapes control characters and those that turn writing around", () => {
@@ -88,6 +88,6 @@ describe("statisticsOf", () => {
   });
 });
 
-describe("readVersion", () => {
-  it("is a version", () => expect(readVersion()).toMatch(/^\d+\.\d+\.\d+/));
+describe("packageVersion", () => {
+  it("is a version", () => expect(packageVersion()).toMatch(/^\d+\.\d+\.\d+/));
 });

@@ -39,13 +39,13 @@ describe.each(variants)("%s in fp16", (_, optimizer) => {
     expect(harness.slot("p", "v")[0]).toBe(0);
   });
 
-  test("goes against the gradient, at most a few rates a step where gradients are within the clipping norm", async () => {
+  test("goes against the gradient, about a rate a step where gradients are within the clipping norm", async () => {
     using harness = await OptimizerHarness.create(optimizer, { p: start }, { dtype: "fp16", momentScale });
     for (let t = 0; t < 8; t++) harness.step({ p: [0, 6e-8, 1e-3, 300, 1024, -1024, -6e-8] });
     const moved = Array.from(harness.weight("p"), (p) => (0.5 - p) / (8 * rate));
     for (const i of [3, 4]) expect(moved[i]).toBeGreaterThan(0.9);
     expect(moved[5]).toBeLessThan(-0.9);
-    for (const each of moved) expect(Math.abs(each)).toBeLessThan(1.2);
+    for (const each of moved) expect(Math.abs(each)).toBeLessThan(1.3);
     for (const i of [1, 2]) expect(moved[i]).toBeGreaterThanOrEqual(0);
     expect(moved[6]).toBeLessThanOrEqual(0);
   });
@@ -67,6 +67,31 @@ describe("adam in fp16", () => {
       expect(Math.abs(0.5 - p)).toBeLessThan(2 * rate);
     }
   });
+
+  test.each([0.95, 0.99, 0.999])(
+    "constant gradients of any size within the clipping norm move by about a rate a step, beta2 %f",
+    async (beta2) => {
+      // Real gradients from 2^-34 to 1. In exact arithmetic |m| <= sqrt(v) here, so a step is at most the rate.
+      const sizes = Array.from({ length: 35 }, (_, i) => 2 ** (i - 24));
+      const from = { p: { shape: [1, sizes.length], initial: new Float32Array(sizes.length) } };
+      const optimizer = adamw({ learningRate: rate, betas: [0.9, beta2], weightDecay: 0 });
+      using harness = await OptimizerHarness.create(optimizer, from, { dtype: "fp16", momentScale });
+      let before = harness.weight("p");
+      for (let t = 0; t < 200; t++) {
+        harness.step({ p: sizes });
+        const after = harness.weight("p");
+        for (const [i, p] of after.entries()) {
+          const moved = (before[i]! - p) / rate;
+          expect(moved, `gradient ${sizes[i]} of scale 1024 at step ${t}`).toBeLessThan(2.5);
+          // What is of an ordinary size is not slowed down either: 2^-14 and up in real units.
+          if (sizes[i]! >= 2 ** -4)
+            expect(moved, `gradient ${sizes[i]} of scale 1024 at step ${t}`).toBeGreaterThan(0.4);
+        }
+        before = after;
+        if (t % 20 === 19) harness.writeWeight("p", (before = new Float32Array(sizes.length))); // near 0, where fp16 is fine
+      }
+    },
+  );
 
   test("gradients beyond the square limit move parameters by some rates, not by tens", async () => {
     // Without clipping, 60000 is a gradient of 58.6.
@@ -132,8 +157,7 @@ describe("globalNorm in fp16", () => {
     [150_000, 150_000, 1, 1],
     [1000, 1000, 1000, 1],
     [1_000_000, 1, 8, 1], // one row of a large embedding
-    [3_000_000, 1, 8, 1],
-    [3_000_000, 10, 2 ** -10, 1],
+    [1_000_000, 100, 2 ** -10, 1],
     [100, 100, 6e-8, 1024],
     [100, 100, 60000, 1 / 32],
     [64, 64, 0, 1],

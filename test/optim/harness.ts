@@ -88,6 +88,10 @@ export class OptimizerHarness implements Disposable {
     this.#program.state.write(this.#slots.get(name)![slot]!, values);
   }
 
+  writeWeight(name: string, values: ArrayLike<number>): void {
+    this.#program.state.write(this.#weights.get(name)!, values);
+  }
+
   /** Number of updates done so far, as the bias corrections count. */
   set count(step: number) {
     this.#step = step;

@@ -1,0 +1,139 @@
+// Tiny models and data for the tests of models and training.
+
+import { type FloatDType, input, type Tensor } from "../../src/index.ts";
+import { Gpt, type GptOptions } from "../../src/models/index.ts";
+import { crossEntropy } from "../../src/nn/index.ts";
+import { adamw } from "../../src/optim/index.ts";
+import {
+  languageModelTask,
+  type PrecisionName,
+  type Task,
+  TokenDataset,
+  Trainer,
+  type TrainerOptions,
+} from "../../src/train/index.ts";
+
+export const architectures = ["llama", "gpt2"] as const;
+export const precisions = ["fp32", "mixed", "fp16"] as const satisfies readonly PrecisionName[];
+
+export const dtypeOf = (precision: PrecisionName): FloatDType => (precision === "fp32" ? "fp32" : "fp16");
+
+/** Vocabulary 16, windows of 8, one layer. */
+export function tinyGpt(precision: PrecisionName, options: Partial<GptOptions> = {}, seed = 1): Gpt {
+  const config = {
+    vocabSize: 16,
+    sequenceLen: 8,
+    nLayer: 1,
+    nHead: 2,
+    nKvHead: 1,
+    nEmbd: 8,
+    hiddenDim: 16,
+    ...options,
+  };
+  return new Gpt(config, { dtype: dtypeOf(precision), seed });
+}
+
+/** Tokens 0..15 with a pattern that can be learned. */
+export function tinyData(sequenceLen = 8, vocabSize = 16): TokenDataset {
+  const tokens = Uint8Array.from({ length: 400 }, (_, i) => (i * 5 + Math.floor(i / 7) * 3) % vocabSize);
+  return new TokenDataset(tokens, { sequenceLen, vocabSize });
+}
+
+export interface TinyOptions extends Partial<Omit<TrainerOptions, "task">> {
+  readonly model?: Gpt;
+  readonly modelSeed?: number;
+  readonly dataSeed?: number;
+  readonly batchSize?: number;
+  readonly validation?: boolean;
+}
+
+export function tinyTask(precision: PrecisionName, options: TinyOptions = {}): Task {
+  const {
+    model = tinyGpt(precision, {}, options.modelSeed),
+    dataSeed = 3,
+    batchSize = 2,
+    validation = false,
+  } = options;
+  return languageModelTask(model, {
+    data: tinyData(),
+    batchSize,
+    seed: dataSeed,
+    ...(validation && { validation: tinyData() }),
+  });
+}
+
+export async function tinyTrainer(precision: PrecisionName, options: TinyOptions = {}): Promise<Trainer> {
+  const { model: _m, modelSeed: _s, dataSeed: _d, batchSize: _b, validation: _v, ...rest } = options;
+  return Trainer.create({
+    task: tinyTask(precision, options),
+    optimizer: adamw({ learningRate: 0.01 }),
+    engine: "sim",
+    precision,
+    ...rest,
+  });
+}
+
+export async function losses(trainer: Trainer, steps: number): Promise<number[]> {
+  const list: number[] = [];
+  for (let i = 0; i < steps; i++) list.push((await trainer.step()).loss);
+  return list;
+}
+
+/** Every tensor that a checkpoint would hold, as bit patterns, by name: weights, masters, moments. */
+export function stateBits(trainer: Trainer): Record<string, number[]> {
+  const bits: Record<string, number[]> = {};
+  for (const [name, tensor] of stateTensors(trainer)) {
+    const { data } = trainer.state.read(tensor, { as: "bits" });
+    const words = data instanceof Float32Array ? new Uint32Array(data.buffer) : (data as Uint16Array);
+    bits[name] = Array.from(words);
+  }
+  return bits;
+}
+
+const collected = new WeakMap<Trainer, Map<string, Tensor>>();
+
+/** The trainer's own list is private; this one is of the model's weights and of all that train.state holds by the optimizer's view. */
+export function stateTensors(trainer: Trainer): ReadonlyMap<string, Tensor> {
+  let tensors = collected.get(trainer);
+  if (tensors === undefined) {
+    tensors = new Map(trainer.task.parameters);
+    for (const [name, weight] of trainer.weights) tensors.set(`${name} (weight)`, weight);
+    collected.set(trainer, tensors);
+  }
+  return tensors;
+}
+
+/** A task over one vector w: loss = sum of coefficient_i w_i / size, whose derivative is what the test feeds. */
+export function linearTask(
+  precision: PrecisionName,
+  w: Tensor,
+  coefficients: (index: number) => ArrayLike<number>,
+): Task {
+  const c = input(w.shape, { dtype: dtypeOf(precision), name: "c" });
+  return {
+    name: "linear",
+    parameters: new Map([["w", w]]),
+    loss: w.mul(c).sum(),
+    batch: (index) => ({ c: coefficients(index) }),
+    itemsPerBatch: 1,
+  };
+}
+
+/** A task that shows the model the same rows at every step. */
+export function fixedTask(model: Gpt, rows: readonly (readonly number[])[]): Task {
+  const t = rows[0]!.length - 1;
+  const tokens = input([rows.length, t], { name: "tokens", dtype: "int32" });
+  const targets = input([rows.length * t], { name: "targets", dtype: "int32" });
+  const { logits, residuals } = model.forward(tokens);
+  return {
+    name: "fixed",
+    parameters: model.parameters,
+    loss: crossEntropy(logits, targets),
+    watch: [logits, ...residuals],
+    batch: () => ({
+      tokens: rows.flatMap((row) => row.slice(0, -1)),
+      targets: rows.flatMap((row) => row.slice(1)),
+    }),
+    itemsPerBatch: rows.length * t,
+  };
+}
