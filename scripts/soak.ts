@@ -51,7 +51,7 @@ function fuzz(folder: string): Step {
   return () => {
     if (!existsSync(join(root, folder))) throw new Skip(`${folder} does not exist`);
     const env = { ...process.env, NO_COLOR: "1", FUZZ_RUNS };
-    const output = command("npx", ["vitest", "run", folder, "--testTimeout", "3600000"], { env });
+    const output = command("npx", ["vitest", "run", folder, "--testTimeout", "3600000"], { env, timeout: 3 * 3600e3 });
     return `FUZZ_RUNS=${FUZZ_RUNS}: ${/^\d+ passed.*$/m.exec(output)?.[0] ?? "no counts"}`;
   };
 }

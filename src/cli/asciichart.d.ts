@@ -6,5 +6,5 @@ declare module "asciichart" {
     readonly format?: (value: number, index: number) => string;
   }
   const asciichart: { plot(series: readonly number[], config?: PlotConfig): string };
-  export default asciichart;
+  export = asciichart;
 }

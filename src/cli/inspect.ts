@@ -8,12 +8,13 @@ import { fileError } from "../data/bytes.ts";
 import { type CommandContext, jsonOption } from "./command.ts";
 import { statPath } from "./files.ts";
 import { npy, safetensors, weights } from "./inspect/arrays.ts";
+import { checkpoint } from "./inspect/checkpoint.ts";
 import { mil } from "./inspect/mil.ts";
 import type { Recogniser, Subject } from "./inspect/recogniser.ts";
 import { print, printJson } from "./output.ts";
 
 /** Formats, those with a magic number first. */
-const recognisers: readonly Recogniser[] = [npy, weights, mil, safetensors];
+const recognisers: readonly Recogniser[] = [checkpoint, npy, weights, mil, safetensors];
 
 interface InspectOptions {
   readonly chip?: string;

@@ -15,9 +15,13 @@ export interface TrainView {
 export function jsonView(): TrainView {
   return {
     event(event) {
-      if (event.type === "start") printJson({ ...event, tokensPerStep: event.itemsPerStep });
-      else if (event.type === "step") printJson({ ...event, tokensPerSecond: event.itemsPerSecond });
-      else if (event.type === "end") {
+      if (event.type === "start") {
+        const { itemsPerStep: tokensPerStep, ...rest } = event;
+        printJson({ ...rest, tokensPerStep });
+      } else if (event.type === "step") {
+        const { itemsPerSecond: tokensPerSecond, ...rest } = event;
+        printJson({ ...rest, tokensPerSecond });
+      } else if (event.type === "end") {
         const { type: _type, step: steps, ...rest } = event;
         printJson({ summary: { steps, ...rest } });
       } else printJson(event);

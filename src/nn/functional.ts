@@ -10,11 +10,15 @@ import type { Tensor } from "../tensor.ts";
 
 /**
  * x / sqrt(mean of x^2 over the last axis + epsilon) gamma. The root mean square comes from reduce_l2_norm, whose squares stay in the wide
- * accumulator: in fp16 the plain sum of squares overflows at 768 channels once the root mean square passes 9.2 (ANEgpt's kernels, section 5).
+ * accumulator: in fp16 the plain sum of squares overflows at 768 channels once the root mean square passes 9.2 (ANEgpt's kernels, section 5). The
+ * derivative r (g - n mean(g n)), with r the reciprocal root and n = x r, is stated: going through r^3, as the chain rule would, overflows for
+ * small x.
  */
 export function rmsNorm(x: Tensor, gamma?: Tensor, epsilon = 1e-5): Tensor {
   const rms = x.l2Norm(-1, { keepDims: true }).mul(1 / Math.sqrt(x.shape.at(-1)!));
-  const normal = x.mul(rms.square().add(epsilon).rsqrt());
+  const r = rms.square().add(epsilon).rsqrt();
+  const n = x.mul(r);
+  const normal = customGradient(n, [x], (g) => [g.sub(n.mul(g.mul(n).mean(-1, { keepDims: true }))).mul(r)]);
   return gamma === undefined ? normal : normal.mul(gamma);
 }
 
@@ -224,12 +228,7 @@ export function crossEntropy(logits: Tensor, targets: Tensor, options: ClassLoss
   const { value, share } = reduceRows(losses, weights, options.reduction ?? "mean");
   return customGradient(value, [logits], (g) => {
     const rows = g.rank === 1 ? g.reshape([g.size, 1]) : g;
-    return [
-      logits
-        .softmax(1)
-        .sub(hot)
-        .mul(typeof share === "number" ? rows.mul(share) : rows.mul(share)),
-    ];
+    return [logits.softmax(1).sub(hot).mul(rows.mul(share))];
   });
 }
 

@@ -111,7 +111,7 @@ describe.each(architectures)("a tiny %s", (architecture) => {
     expect(difference(got.logits!.data, unpack(figures.logits), 1e-5)).toBeUndefined();
     // fp32 sums in another order through four layers: 2e-5 of the largest element.
     for (const [i, name] of names.entries())
-      expect(difference(got[`g${i}`]!.data, unpack(figures.grads[name]!), 2e-5), name).toBeUndefined();
+      expect(difference(got[`g${i}`]!.data, unpack(figures.grads[name]!), 2e-5, 1e-2), name).toBeUndefined();
   });
 
   test("has torch's losses, norms and parameters over three clipped AdamW steps in fp32", async () => {
@@ -123,6 +123,7 @@ describe.each(architectures)("a tiny %s", (architecture) => {
     }
     expect(figures.norms[0]).toBeGreaterThan(1); // clipping took part
     for (const [name, want] of Object.entries(figures.after)) {
+      if (name.endsWith("wk.bias")) continue; // softmax does not see it: its gradient is rounding noise, which Adam blows up
       const [a, b] = [after.get(name)!, unpack(want)];
       // Adam turns a gradient's sign into a step: elements whose gradient is near 0 may differ by more, but never by half a step.
       const off = Array.from(a, (x, i) => Math.abs(x - b[i]!)).sort((x, y) => y - x);
