@@ -132,10 +132,13 @@ function assignStages(specs: readonly StageSpec[], last: readonly Value[]): Map<
 /** Names in a fixed order of asking, made unique by a number. */
 class Names {
   readonly #taken = new Set<string>();
+  readonly #last = new Map<string, number>();
   unique(wanted: string): string {
     const base = identifier(wanted);
     let name = base;
-    for (let n = 1; this.#taken.has(name); n++) name = `${base}_${n}`;
+    let n = this.#last.get(base) ?? 0;
+    while (this.#taken.has(name)) name = `${base}_${++n}`;
+    this.#last.set(base, n);
     this.#taken.add(name);
     return name;
   }

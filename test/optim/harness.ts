@@ -61,10 +61,11 @@ export class OptimizerHarness implements Disposable {
     return new OptimizerHarness(optimizer, program, momentScale, weights, slotsOf);
   }
 
-  /** One update; gradients are already multiplied by momentScale. */
-  step(gradients: Readonly<Record<string, ArrayLike<number>>>): void {
+  /** One update; gradients are already multiplied by momentScale. `given` stands in for the optimizer's own scalars. */
+  step(gradients: Readonly<Record<string, ArrayLike<number>>>, given?: Readonly<Record<string, number>>): void {
     const rate = this.#optimizer.learningRate(this.#step);
-    const scalars = this.#optimizer.scalars(this.#step++, rate, this.#momentScale);
+    const scalars = given ?? this.#optimizer.scalars(this.#step, rate, this.#momentScale);
+    this.#step++;
     this.#program.runSync(
       Object.fromEntries(
         [

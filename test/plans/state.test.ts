@@ -117,6 +117,14 @@ describe.each(stateCases().map((each) => [each.title, each] as const))("state: %
   }
 });
 
+test("a state with more readers than a call takes arguments is planned", () => {
+  const w = parameter([1], [1], { name: "w" });
+  let y: Tensor = w;
+  for (let i = 0; i < 150_000; i++) y = y.mul(w);
+  const plan = buildPlan({ outputs: new Map([["y", y]]), updates: new Map([[w, w.add(y)]]) });
+  expect(plan.states[0]!.mode).toBe("in-place");
+});
+
 describe("the adversary bites", () => {
   test("a planner that always updates in place is caught wherever the verifier swaps", async () => {
     const missed: string[] = [];

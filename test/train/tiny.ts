@@ -1,6 +1,10 @@
 // Tiny models and data for the tests of models and training.
 
-import { type FloatDType, input, type Tensor } from "../../src/index.ts";
+import { createHash } from "node:crypto";
+import { mkdtemp, readFile, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { type FloatDType, input, parameter, type Tensor } from "../../src/index.ts";
 import { Gpt, type GptOptions } from "../../src/models/index.ts";
 import { crossEntropy } from "../../src/nn/index.ts";
 import { adamw } from "../../src/optim/index.ts";
@@ -79,28 +83,15 @@ export async function losses(trainer: Trainer, steps: number): Promise<number[]>
   return list;
 }
 
-/** Every tensor that a checkpoint would hold, as bit patterns, by name: weights, masters, moments. */
-export function stateBits(trainer: Trainer): Record<string, number[]> {
-  const bits: Record<string, number[]> = {};
-  for (const [name, tensor] of stateTensors(trainer)) {
-    const { data } = trainer.state.read(tensor, { as: "bits" });
-    const words = data instanceof Float32Array ? new Uint32Array(data.buffer) : (data as Uint16Array);
-    bits[name] = Array.from(words);
+/** Hash of every bit that a checkpoint holds of the state: weights, masters, moments. */
+export async function stateHash(trainer: Trainer): Promise<string> {
+  const folder = await mkdtemp(join(tmpdir(), "anekit-state-"));
+  try {
+    const bytes = await readFile(join(await trainer.save(folder), "state.safetensors"));
+    return createHash("sha256").update(bytes).digest("hex");
+  } finally {
+    await rm(folder, { recursive: true });
   }
-  return bits;
-}
-
-const collected = new WeakMap<Trainer, Map<string, Tensor>>();
-
-/** The trainer's own list is private; this one is of the model's weights and of all that train.state holds by the optimizer's view. */
-export function stateTensors(trainer: Trainer): ReadonlyMap<string, Tensor> {
-  let tensors = collected.get(trainer);
-  if (tensors === undefined) {
-    tensors = new Map(trainer.task.parameters);
-    for (const [name, weight] of trainer.weights) tensors.set(`${name} (weight)`, weight);
-    collected.set(trainer, tensors);
-  }
-  return tensors;
 }
 
 /** A task over one vector w: loss = sum of coefficient_i w_i / size, whose derivative is what the test feeds. */
@@ -115,6 +106,23 @@ export function linearTask(
     parameters: new Map([["w", w]]),
     loss: w.mul(c).sum(),
     batch: (index) => ({ c: coefficients(index) }),
+    itemsPerBatch: 1,
+  };
+}
+
+/**
+ * A least-squares task whose state never stands still: loss = mean (w c)^2 with c near 1, but `spike` at the micro-steps in `spikes`, where fp16
+ * overflows at every loss scale above 1.
+ */
+export function spikyTask(precision: PrecisionName, spikes: readonly number[], spike = 200): Task {
+  const dtype = dtypeOf(precision);
+  const w = parameter([1, -2, 0.5, 3], [2, 2], { dtype, name: "w" });
+  const c = input([2, 2], { dtype, name: "c" });
+  return {
+    name: "spiky",
+    parameters: new Map([["w", w]]),
+    loss: w.mul(c).square().mean(),
+    batch: (index) => ({ c: [1, 0.5, 1 + (index % 5) / 8, 0.75].map((x) => (spikes.includes(index) ? spike * x : x)) }),
     itemsPerBatch: 1,
   };
 }
