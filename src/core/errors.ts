@@ -129,9 +129,13 @@ export function formatAval(aval: Aval): string {
   return `${aval.dtype}${formatShape(aval.shape)}`;
 }
 
+/** Most operands that a message names. */
+const maxShown = 8;
+
 /** `x is fp16[2, 3], y is fp16[3]`. */
 export function formatOperands(inputs: Readonly<Record<string, Aval>>): string {
-  return Object.entries(inputs)
-    .map(([name, aval]) => `${name} is ${formatAval(aval)}`)
-    .join(", ");
+  const entries = Object.entries(inputs);
+  const shown = entries.slice(0, maxShown).map(([name, aval]) => `${name} is ${formatAval(aval)}`);
+  const rest = entries.length - shown.length;
+  return shown.join(", ") + (rest > 0 ? ` and ${rest} more` : "");
 }

@@ -68,19 +68,24 @@ export function viewOf({ dtype, bytes }: Buffer): Uint16Array | Float32Array | I
   return bytes;
 }
 
+/** @throws {ConfigError} where the runtime has no Float16Array; asked before a run, not after it. */
+export function checkFloat16As(as: Float16As | undefined): void {
+  if (as === "float16" && Float16Array_ === undefined)
+    throw new ConfigError("run", 'this runtime has no Float16Array; use { as: "bits" }');
+}
+
 /** Copies a port's values out. */
 export function readBuffer(buffer: Buffer, as: Float16As = "float32"): NDArray<DType, Float16As> {
   const { dtype, shape } = buffer;
   const view = viewOf(buffer);
   if (dtype !== "fp16" || as === "bits") return new NDArray(dtype, shape, view.slice() as DataOf<DType, Float16As>);
   if (as === "float16") {
-    if (Float16Array_ === undefined)
-      throw new ConfigError("run", 'this runtime has no Float16Array; use { as: "bits" }');
+    checkFloat16As(as);
     const copy = view.slice();
     return new NDArray(
       dtype,
       shape,
-      new Float16Array_(copy.buffer as ArrayBuffer, 0, copy.length) as DataOf<DType, Float16As>,
+      new Float16Array_!(copy.buffer as ArrayBuffer, 0, copy.length) as DataOf<DType, Float16As>,
     );
   }
   const values = new Float32Array(view.length);
@@ -107,7 +112,10 @@ export function writeFeed(where: string, port: Aval & { readonly bytes: Uint8Arr
   }
   const to = viewOf(port as Buffer);
   if (dtype === "fp16") {
-    if (Float16Array_ !== undefined && values instanceof (Float16Array_ as unknown as { new (): object })) {
+    const isFloat16Array =
+      Float16Array_ !== undefined && values instanceof (Float16Array_ as unknown as { new (): object });
+    const isBits = feed instanceof NDArray && feed.dtype === "fp16" && values instanceof Uint16Array;
+    if (isFloat16Array || isBits) {
       const { buffer, byteOffset, length } = values as unknown as Uint16Array;
       to.set(new Uint16Array(buffer, byteOffset, length));
     } else {
@@ -128,7 +136,12 @@ export function writeFeed(where: string, port: Aval & { readonly bytes: Uint8Arr
 }
 
 function flatValues(where: string, feed: ArrayLike<number> | Nested, shape: Shape): ArrayLike<number> {
-  if (ArrayBuffer.isView(feed)) return feed as unknown as ArrayLike<number>;
+  if (ArrayBuffer.isView(feed)) {
+    if (feed instanceof DataView || feed instanceof BigInt64Array || feed instanceof BigUint64Array) {
+      throw new ConfigError(where, `a feed holds numbers; ${feed.constructor.name} does not`);
+    }
+    return feed as unknown as ArrayLike<number>;
+  }
   if (!Array.isArray(feed)) {
     if (typeof feed === "number" || typeof feed === "boolean") return [Number(feed)];
     throw new ConfigError(
@@ -136,12 +149,18 @@ function flatValues(where: string, feed: ArrayLike<number> | Nested, shape: Shap
       `a feed is a number, an array or a typed array, not ${feed === null ? "null" : typeof feed}`,
     );
   }
-  if (!feed.some(Array.isArray)) return feed as readonly number[];
   const flat: number[] = [];
   const visit = (level: Nested, axis: number): void => {
     if (!Array.isArray(level)) {
-      if (axis !== shape.length)
+      if (typeof level !== "number" && typeof level !== "boolean") {
+        throw new ConfigError(
+          where,
+          `element ${flat.length} is ${level === null ? "null" : typeof level}, not a number`,
+        );
+      }
+      if (axis !== shape.length) {
         throw new ShapeError(where, `nesting of depth ${axis} does not match ${formatShape(shape)}`);
+      }
       flat.push(Number(level));
       return;
     }
@@ -153,6 +172,8 @@ function flatValues(where: string, feed: ArrayLike<number> | Nested, shape: Shap
     }
     for (const item of level) visit(item, axis + 1);
   };
-  visit(feed as Nested, 0);
+  // A flat list of numbers fits any shape.
+  if (feed.every((item) => !Array.isArray(item))) for (const item of feed) visit(item as Nested, shape.length);
+  else visit(feed as Nested, 0);
   return flat;
 }

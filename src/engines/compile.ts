@@ -5,9 +5,10 @@ import { AbortedError, ConfigError, DisposedError, EngineError } from "../core/e
 import { type Aval, checkShape, type Shape } from "../core/shape.ts";
 import { buildPlan, type Plan, type StageSpec } from "../ir/plan.ts";
 import { type MilOptions, milFiles } from "../mil/writer.ts";
-import { type Precision, withPrecision } from "../passes/precision.ts";
+import { requireFloat16 } from "../passes/precision.ts";
 import { input, Tensor } from "../tensor.ts";
 import {
+  checkFloat16As,
   type DataOf,
   encodeFeed,
   type Feed,
@@ -38,7 +39,7 @@ export interface CompileOptions {
   /** State of another program whose parameters this one shares; its engine is used. */
   readonly state?: StateStore;
   /** "fp32": every fp16 value becomes fp32. "fp16": refuses a graph with fp32 in it. As declared when absent. */
-  readonly precision?: Precision;
+  readonly precision?: "fp16" | "fp32";
   readonly signal?: AbortSignal;
   readonly name?: string;
 }
@@ -142,7 +143,9 @@ export class CompiledProgram<K extends string = string, O extends Tensors = Tens
       if (!this.plan.feeds.has(name))
         throw new ConfigError("run", `there is no input "${name}"; inputs: ${known.join(", ") || "none"}`);
     }
-    const missing = known.filter((name) => feeds[name] === undefined && !this.#viewed.has(name));
+    const missing = known.filter(
+      (name) => !(Object.hasOwn(feeds, name) && feeds[name] !== undefined) && !this.#viewed.has(name),
+    );
     if (missing.length > 0)
       throw new ConfigError("run", `no feed for ${missing.map((name) => `"${name}"`).join(", ")}`);
   }
@@ -158,9 +161,11 @@ export class CompiledProgram<K extends string = string, O extends Tensors = Tens
   }
 
   #results<As extends Float16As>(as: As | undefined): Results<O, As> {
-    const results: Record<string, NDArray<DType, Float16As>> = {};
-    for (const [name, buffer] of this.plan.results) results[name] = readBuffer(this.#buffer(buffer), as);
-    return results as unknown as Results<O, As>;
+    // fromEntries defines own properties, also for names like __proto__.
+    const results = [...this.plan.results].map(
+      ([name, buffer]) => [name, readBuffer(this.#buffer(buffer), as)] as const,
+    );
+    return Object.fromEntries(results) as unknown as Results<O, As>;
   }
 
   /**
@@ -173,6 +178,7 @@ export class CompiledProgram<K extends string = string, O extends Tensors = Tens
   ): Promise<Results<O, As>> {
     this.#alive();
     aborted("run", signal);
+    checkFloat16As(as);
     this.#checkNames(feeds);
     const encoded = Object.entries<Feed>(feeds).map(([name, feed]) => {
       const buffer = this.#buffer(this.plan.feeds.get(name)!);
@@ -198,6 +204,7 @@ export class CompiledProgram<K extends string = string, O extends Tensors = Tens
   ): Results<O, As> {
     this.#alive();
     if (this.state.use.busy) throw new EngineError("runSync", "a run() is in flight on this engine; await it first");
+    checkFloat16As(as);
     this.#checkNames(feeds);
     for (const [name, feed] of Object.entries<Feed>(feeds))
       writeFeed(`input "${name}"`, this.#buffer(this.plan.feeds.get(name)!), feed);
@@ -301,13 +308,14 @@ async function compileGraph(
   for (const [port, value] of Object.entries(outputs)) {
     if (!(value instanceof Tensor)) throw new ConfigError("compile", `output "${port}" is not a tensor`);
   }
-  const declared = buildPlan({
+  const plan = buildPlan({
     ...(name !== undefined && { name }),
     outputs: new Map(Object.entries(outputs)),
     updates: update ?? new Map(),
     ...(stages !== undefined && { stages }),
+    wide: precision === "fp32",
   });
-  const plan = withPrecision(declared, precision);
+  if (precision === "fp16") requireFloat16(plan);
   for (const port of expected) {
     if (!plan.feeds.has(port))
       throw new ConfigError("compile", `input "${port}" is used by no output; remove it or use it`);

@@ -12,7 +12,7 @@ import {
   topologicalOrder,
   type Value,
 } from "./node.ts";
-import { identifier, lowerGraph, type Program } from "./program.ts";
+import { identifier, lowerGraph, type Program, widen } from "./program.ts";
 
 /** A part of a plan, in order: what it must compute, and where. The last stage computes everything that no earlier one did. */
 export interface StageSpec {
@@ -58,6 +58,8 @@ export interface PlanSpec {
   /** New value of each parameter that the run replaces. */
   readonly updates: ReadonlyMap<Value, Value>;
   readonly stages?: readonly StageSpec[];
+  /** Makes every fp16 value fp32. */
+  readonly wide?: boolean;
 }
 
 /**
@@ -154,7 +156,13 @@ class Names {
 }
 
 /** Turns graphs into stages over buffers. @throws {ConfigError | ShapeError} for names used twice and updates that do not fit. */
-export function buildPlan({ name = "main", outputs, updates, stages = [{ name: "main" }] }: PlanSpec): Plan {
+export function buildPlan({
+  name = "main",
+  outputs,
+  updates,
+  stages = [{ name: "main" }],
+  wide = false,
+}: PlanSpec): Plan {
   const nextOf = checkUpdates(updates);
   const results = new Map([...outputs].map(([port, value]) => [port, skipMarks(value)]));
   const roots = [...results.values(), ...nextOf.values()];
@@ -174,7 +182,7 @@ export function buildPlan({ name = "main", outputs, updates, stages = [{ name: "
   const feeds = new Map<string, string>();
   const bufferOf = new Map<Node, string>();
   const addBuffer = (buffer: string, aval: Aval) => {
-    buffers.set(buffer, aval);
+    buffers.set(buffer, wide ? widen(aval) : aval);
     return buffer;
   };
   for (const port of results.keys()) names.exact(port);
@@ -230,6 +238,7 @@ export function buildPlan({ name = "main", outputs, updates, stages = [{ name: "
       stages.length === 1 ? name : identifier(spec.name),
       exports[at]!,
       inOrder(imports[at]!, buffers),
+      { wide },
     );
     const ports = [...program.inputs, ...program.outputs].map((port) => port.name);
     return { name: spec.name, on: spec.on, program, buffers: new Map(ports.map((port) => [port, port])) };
@@ -266,12 +275,11 @@ function decideUpdates(
     if (next === undefined) return { parameter, buffer, next: "", mode: "read-only" };
     const at = plan.stages.findIndex((stage) => stage.program.outputs.some((port) => port.name === next));
     const { program } = plan.stages[at]!;
-    const readLater = plan.stages
-      .slice(at + 1)
-      .some((stage) => stage.program.inputs.some((port) => port.name === buffer));
+    // Only the last stage may overwrite: a later one would read the new value, and where it fails the old one must still be there.
+    const early = at < plan.stages.length - 1;
     const input = program.inputs.find((port) => port.name === buffer);
     const output = program.outputs.find((port) => port.name === next)!;
-    if (readLater || (input !== undefined && !verifiers[at]!(input.value, output.value))) {
+    if (early || (input !== undefined && !verifiers[at]!(input.value, output.value))) {
       return { parameter, buffer, next, mode: "swap" };
     }
     bindings[at]!.set(next, buffer);

@@ -3,7 +3,7 @@
 import type { ValueArray } from "../core/dtype.ts";
 import { ConfigError, formatAval, invariant } from "../core/errors.ts";
 import { type Aval, sameAval, sizeOf } from "../core/shape.ts";
-import { type AnyAttrs, checkUse, type Op, operandsByName } from "../ops/define.ts";
+import { type AnyAttrs, checkUse, type Op, operandsByName, roundAttrs } from "../ops/define.ts";
 import { ops } from "../ops/index.ts";
 import {
   avalOf,
@@ -97,7 +97,8 @@ export class ProgramBuilder {
     return this.#append(op, inputs, attrs, results);
   }
 
-  #append(op: Op, inputs: readonly number[], attrs: AnyAttrs, avals: readonly Aval[]): readonly number[] {
+  #append(op: Op, inputs: readonly number[], given: AnyAttrs, avals: readonly Aval[]): readonly number[] {
+    const attrs = roundAttrs(op, given, this.#values[inputs[0]!]?.dtype);
     const results = avals.map((aval) => this.#values.push(aval) - 1);
     for (const value of results) this.#produced.add(value);
     this.#instructions.push({ op, inputs, attrs, results });
@@ -127,12 +128,15 @@ export class ProgramBuilder {
   }
 }
 
+/** What MIL's text would take for something else. */
+const reservedNames = new Set(["true", "false"]);
+
 /** Port names become MIL identifiers. */
 function requireName(name: string): void {
-  if (!/^[A-Za-z_][A-Za-z0-9_]{0,200}$/.test(name)) {
+  if (!/^[A-Za-z_][A-Za-z0-9_]{0,200}$/.test(name) || reservedNames.has(name)) {
     throw new ConfigError(
       "port",
-      `name ${JSON.stringify(name)} is not an identifier of letters, digits and underscores`,
+      `name ${JSON.stringify(name)} is not an identifier of letters, digits and underscores, or is reserved`,
     );
   }
 }
@@ -143,20 +147,32 @@ export function identifier(name: string): string {
   return /^[A-Za-z_]/.test(text) ? text : `_${text}`;
 }
 
+/** `fp16` as fp32, everything else as it is. */
+export function widen(aval: Aval): Aval {
+  return aval.dtype === "fp16" ? { ...aval, dtype: "fp32" } : aval;
+}
+
+export interface LowerOptions {
+  /** Makes every fp16 value fp32. Constants and attributes keep the digits that they were given. */
+  readonly wide?: boolean;
+}
+
 /**
- * Flattens the graph behind `outputs`. `feeds` names values that come from outside the program (inputs, state, results of earlier stages);
- * the walk stops at them. Order of instructions: operands first, otherwise as built.
+ * Flattens the graph behind `outputs`. `feeds` names values that come from outside the program (inputs, state, results of earlier stages); the
+ * walk stops at their nodes. Order of instructions: operands first, otherwise as built.
  */
 export function lowerGraph(
   name: string,
   outputs: ReadonlyMap<string, Value>,
   feeds: ReadonlyMap<string, Value>,
+  { wide = false }: LowerOptions = {},
 ): Program {
   const builder = new ProgramBuilder(name);
+  const asLowered = wide ? widen : (aval: Aval) => aval;
   const numbers = new Map<Node, readonly number[]>();
   const fed = new Map<Node, Map<number, number>>();
   for (const [port, value] of feeds) {
-    const number = builder.input(port, avalOf(value));
+    const number = builder.input(port, asLowered(avalOf(value)));
     const results = fed.get(value.node) ?? new Map<number, number>();
     fed.set(value.node, results.set(value.index, number));
   }
@@ -164,18 +180,18 @@ export function lowerGraph(
     const source = skipMarks(value);
     return fed.get(source.node)?.get(source.index) ?? numbers.get(source.node)![source.index]!;
   };
-  const wanted = [...outputs.values()].map(skipMarks);
-  // A node of several results may be fed in one and computed for another: cut the walk only where every wanted result is fed.
-  const cut = (node: Node) => {
-    const results = fed.get(node);
-    return results === undefined || results.size < node.results.length ? computedOperands(node) : null;
-  };
-  for (const node of topologicalOrder(wanted, cut)) {
+  const walk = (node: Node) => (fed.has(node) ? null : computedOperands(node));
+  for (const node of topologicalOrder([...outputs.values()].map(skipMarks), walk)) {
     if (node.kind === "op") {
       const inputs = node.inputs.map((value) => (value === undefined ? -1 : numberOf(value)));
-      numbers.set(node, builder.checked(node.op, inputs, node.attrs, node.results));
+      if (!wide) numbers.set(node, builder.checked(node.op, inputs, node.attrs, node.results));
+      else
+        numbers.set(
+          node,
+          builder.instruction(node.op, inputs, node.op === ops.cast ? widenCast(node.attrs) : node.attrs),
+        );
     } else if (node.kind === "constant") {
-      numbers.set(node, [builder.constant(node.results[0]!, (node as ConstantNode).data)]);
+      numbers.set(node, [builder.constant(asLowered(node.results[0]!), (node as ConstantNode).data)]);
     } else if (node.kind !== "mark") {
       const leaf = node as InputNode | ParameterNode;
       throw new ConfigError(name, `${leaf.kind} "${leaf.name}" is used but not fed`);
@@ -183,6 +199,10 @@ export function lowerGraph(
   }
   for (const [port, value] of outputs) builder.output(port, numberOf(value));
   return builder.finish();
+}
+
+function widenCast(attrs: AnyAttrs): AnyAttrs {
+  return attrs.dtype === "fp16" ? { ...attrs, dtype: "fp32" } : attrs;
 }
 
 /** Operands of an instruction by name, through `lookup`. */

@@ -108,7 +108,12 @@ class FunctionReader {
   }
 
   #statement(statement: MilStatement): void {
-    for (const { name, at } of statement.results) this.#define(name, at);
+    const names = new Set<string>();
+    for (const { name, at } of statement.results) {
+      this.#define(name, at);
+      if (names.has(name)) this.#fail(at, `"${name}" is defined twice`);
+      names.add(name);
+    }
     if (statement.op === "const") this.#const(statement);
     else this.#operator(statement);
   }
@@ -163,7 +168,7 @@ class FunctionReader {
     for (const { name, value, at } of args) {
       const operand = operandOf.get(name);
       const attr = attrOf.get(name);
-      const fixed = op.milFixed?.[name];
+      const fixed = op.milFixed !== undefined && Object.hasOwn(op.milFixed, name) ? op.milFixed[name] : undefined;
       if (operand !== undefined) {
         const list = op.inputs[operand].variadic === true;
         if (list !== (value.kind === "tuple"))

@@ -134,7 +134,8 @@ class FunctionWriter {
     const omitted = op.milOmits?.(attrs) ?? [];
     const dtype = this.#program.values[inputs[0]!]!.dtype;
     for (const [name, value] of Object.entries(attrs)) {
-      if (omitted.includes(name)) continue;
+      // A scalar's list of axes is empty; MIL has no empty vectors, and the default says the same.
+      if (omitted.includes(name) || (Array.isArray(value) && value.length === 0)) continue;
       const { type, data } = attributeLiteral(op.attrs[name], value, dtype);
       args.push(argument(toMilName(name), variable(this.#attribute(type, data))));
     }

@@ -190,7 +190,7 @@ export function flattenOperands<V>(
   const flat: (V | undefined)[] = [];
   for (const name of operandNames(op)) {
     const value = named[name];
-    if (op.inputs[name]?.variadic) flat.push(...((value ?? []) as readonly V[]));
+    if (op.inputs[name]?.variadic) for (const item of (value ?? []) as readonly V[]) flat.push(item);
     else flat.push(value as V | undefined);
   }
   return flat;
@@ -229,16 +229,16 @@ function checkOperands(op: Op, flat: readonly (Aval | undefined)[]): void {
       if (spec.optional) continue;
       throw new ConfigError(op.name, `operand ${names[i]} is missing`, { op: op.name, inputs: labelled(op, flat) });
     }
-    const facts = { op: op.name, inputs: labelled(op, flat) };
-    const label = list === undefined ? names[i] : `${names[0]}[${i}]`;
+    const facts = () => ({ op: op.name, inputs: labelled(op, flat) });
+    const label = () => (list === undefined ? names[i] : `${names[0]}[${i}]`);
     if (!spec.dtypes.includes(aval.dtype)) {
-      throw new DTypeError(op.name, `${label} takes ${spec.dtypes.join(" or ")}, not ${aval.dtype}`, facts);
+      throw new DTypeError(op.name, `${label()} takes ${spec.dtypes.join(" or ")}, not ${aval.dtype}`, facts());
     }
     const shared = domains.get(spec.domain);
     if (shared === undefined) domains.set(spec.domain, aval.dtype);
     else if (shared !== aval.dtype) {
       throw new DTypeError(op.name, `dtypes ${shared} and ${aval.dtype} differ`, {
-        ...facts,
+        ...facts(),
         remedy: "convert one with cast",
       });
     }
@@ -276,7 +276,7 @@ function checkAttr(op: Op, name: string, spec: AttrSpec, value: AttrValue): void
   }
 }
 
-/** A float attribute becomes a constant of the first operand's dtype: it is rounded here, once, so that every engine and the text see the same number. */
+/** `value` as the first operand's dtype holds it. */
 function roundAttr(op: Op, name: string, value: number, dtype: DType | undefined): number {
   const rounded = dtype === "fp16" ? roundFloat16(value) : dtype === "fp32" ? Math.fround(value) : value;
   if (!Number.isFinite(rounded))
@@ -311,7 +311,8 @@ export function checkUse(
     const value = given[name] ?? spec.default;
     if (value !== undefined) {
       checkAttr(op, name, spec, value);
-      attrs[name] = spec.kind === "float" ? roundAttr(op, name, value as number, flat[0]?.dtype) : value;
+      attrs[name] = value;
+      if (spec.kind === "float") roundAttr(op, name, value as number, flat[0]?.dtype); // refuses what the dtype cannot hold
     } else if (spec.presence === "required") {
       throw new ConfigError(op.name, `attribute ${name} is missing`, { op: op.name });
     }
@@ -344,6 +345,19 @@ function withOperands(error: AnekitError, op: Op, flat: readonly (Aval | undefin
     ...(limit !== undefined && { limit }),
     ...(remedy !== undefined && { remedy }),
   });
+}
+
+/**
+ * Attributes as a program has them: a float attribute becomes a constant of the first operand's dtype, so every engine and the text see the
+ * rounded number. Graph nodes keep the digits they were given.
+ */
+export function roundAttrs(op: Op, attrs: AnyAttrs, dtype: DType | undefined): AnyAttrs {
+  let rounded = attrs;
+  for (const name in op.attrs) {
+    if (op.attrs[name].kind !== "float") continue;
+    rounded = { ...rounded, [name]: roundAttr(op, name, attrs[name] as number, dtype) };
+  }
+  return rounded;
 }
 
 /** True for operands through which derivatives can flow. */

@@ -67,10 +67,21 @@ export const scatter = defineOp({
     }
     return data;
   },
-  vjp: ({ indices: at, updates }, { axis, mode }, { g }) => ({
+  vjp: ({ data, indices: at, updates }, { axis, mode }, { g }) => ({
     data: () => (mode === "add" ? g : g.scatter(at, g.filled(0, updates.shape), { axis, mode })),
     indices: null,
-    updates: () => g.gather(at, axis),
+    updates() {
+      const taken = g.gather(at, axis);
+      if (mode === "add") return taken;
+      // Of several updates of one slice only the last counts: the one whose number is found there afterwards.
+      const count = at.shape[0]!;
+      const order = at.constantLike(
+        Int32Array.from({ length: count }, (_, i) => i),
+        [count],
+      );
+      const last = at.filled(0, [data.shape[axis]!]).scatter(at, order, { mode }).gather(at).equal(order);
+      return last.reshape(data.shape.map((_, i) => (i === axis ? count : 1))).select(taken, 0);
+    },
   }),
   kernel({ data, indices: at, updates }, { axis, mode }, [out]) {
     const extent = data.shape[axis]!;

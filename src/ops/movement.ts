@@ -61,6 +61,7 @@ export const transpose = defineOp({
   attrs: { perm: ints() },
   complete({ x }, { perm }) {
     const rank = x.shape.length;
+    if (rank === 0) throw new ShapeError("transpose", "x is a scalar and has no axes");
     if (perm.length !== rank)
       throw new ConfigError("transpose", `perm ${formatShape(perm)} has ${perm.length} entries, x has rank ${rank}`);
     normalizeAxes("transpose", perm, rank); // each axis once
@@ -85,6 +86,7 @@ export const expand_dims = defineOp({
   inputs: { x: anything },
   attrs: { axes: ints() },
   complete({ x }, { axes }) {
+    if (axes.length === 0) throw new ConfigError("expand_dims", "axes is empty");
     const rank = x.shape.length + axes.length;
     if (rank > maxRank) throw new ShapeError("expand_dims", `rank ${rank} exceeds ${maxRank}`, { limit: maxRank });
     return { axes: normalizeAxes("expand_dims", axes, rank) };
@@ -152,6 +154,7 @@ export const slice_by_index = defineOp({
   },
   complete({ x }, attrs) {
     const rank = x.shape.length;
+    if (rank === 0) throw new ShapeError("slice_by_index", "x is a scalar and has no axes");
     const fill = <V>(list: readonly V[] | undefined, value: V) => list ?? new Array<V>(rank).fill(value);
     const full = {
       stride: fill(attrs.stride, 1),
@@ -226,6 +229,7 @@ export const slice_by_size = defineOp({
   attrs: { begin: ints(), size: ints() },
   complete({ x }, { begin, size }) {
     const rank = x.shape.length;
+    if (rank === 0) throw new ShapeError("slice_by_size", "x is a scalar and has no axes");
     if (begin.length !== rank || size.length !== rank) {
       throw new ConfigError(
         "slice_by_size",
@@ -358,6 +362,9 @@ export const stack = defineOp({
   },
 });
 
+/** Most results of one split: a count from a file must not decide how much memory is taken. */
+const maxParts = 4096;
+
 export const split = defineOp({
   name: "split",
   doc: "Cuts x along `axis` into `num_splits` equal parts or into parts of `split_sizes`; one result a part.",
@@ -366,6 +373,8 @@ export const split = defineOp({
   complete({ x }, { numSplits, splitSizes, axis }) {
     const at = normalizeAxis("split", axis, x.shape.length);
     const extent = x.shape[at]!;
+    const parts = splitSizes?.length ?? numSplits ?? 0;
+    if (parts > maxParts) throw new ConfigError("split", `${parts} parts exceed ${maxParts}`, { limit: maxParts });
     if (splitSizes === undefined) {
       if (numSplits === undefined) throw new ConfigError("split", "neither num_splits nor split_sizes is given");
       if (numSplits < 1 || extent % numSplits !== 0) {
@@ -402,7 +411,7 @@ export const tile = defineOp({
   inputs: { x: anything },
   attrs: { reps: ints() },
   infer({ x }, { reps }) {
-    if (reps.length !== x.shape.length || reps.some((count) => count < 1)) {
+    if (reps.length === 0 || reps.length !== x.shape.length || reps.some((count) => count < 1)) {
       throw new ShapeError("tile", `reps ${formatShape(reps)} must hold ${x.shape.length} positive integers`);
     }
     return { dtype: x.dtype, shape: x.shape.map((extent, axis) => extent * reps[axis]!) };
@@ -466,7 +475,12 @@ export const pad = defineOp({
   attrs: { pad: ints(), mode: oneOf(["constant", "reflect", "replicate"], "constant"), constantVal: float(0) },
   infer({ x }, { pad: amounts, mode }) {
     const rank = x.shape.length;
-    if (amounts.length % 2 !== 0 || amounts.length > 2 * rank || amounts.some((count) => count < 0)) {
+    if (
+      amounts.length === 0 ||
+      amounts.length % 2 !== 0 ||
+      amounts.length > 2 * rank ||
+      amounts.some((count) => count < 0)
+    ) {
       throw new ShapeError(
         "pad",
         `pad ${formatShape(amounts)} must hold pairs of non-negative integers for at most ${rank} axes`,

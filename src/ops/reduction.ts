@@ -29,6 +29,8 @@ function reduction({ name, doc, integers, fold, dx }: ReductionFacts) {
     inputs: { x: integers ? numbers : (floats as unknown as typeof numbers) },
     attrs: { axes: ints("derived"), keepDims: bool(false) },
     complete({ x }, { axes, keepDims = false }) {
+      if (axes?.length === 0 && x.shape.length > 0)
+        throw new ConfigError(name, "axes is empty; leave it out to reduce all of them");
       return { axes: normalizeAxes(name, axes ?? x.shape.map((_, axis) => axis), x.shape.length), keepDims };
     },
     infer: ({ x }, { axes, keepDims }) => ({ dtype: x.dtype, shape: reduceShape(x.shape, axes, keepDims) }),

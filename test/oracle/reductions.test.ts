@@ -72,10 +72,10 @@ test("layer_norm, instance_norm and batch_norm of numbers with a whole variance"
 
 test("l2_norm divides by the length", () => {
   close(
-    run("l2_norm", { x: tensorOf([2, 2], [3, 4, 5, 12]) }, { axes: [1], epsilon: 0 }),
-    [2, 2],
+    run("l2_norm", { x: tensorOf([2, 1, 1, 2], [3, 4, 5, 12]) }, { epsilon: 0 }),
+    [2, 1, 1, 2],
     [0.6, 0.8, 5 / 13, 12 / 13],
   );
-  close(run("l2_norm", { x: tensorOf([2], [1, 2]) }, { axes: [0], epsilon: 4 }), [2], [1 / 3, 2 / 3]);
-  close(run("l2_norm", { x: tensorOf([2], [0, 0]) }, { axes: [0] }), [2], [0, 0]);
+  close(run("l2_norm", { x: tensorOf([1, 1, 2], [1, 2]) }, { epsilon: 4 }), [1, 1, 2], [1 / 3, 2 / 3]);
+  close(run("l2_norm", { x: tensorOf([1, 2, 1], [0, 0]) }), [1, 2, 1], [0, 0]);
 });
