@@ -1,6 +1,6 @@
 // The fluent tensor API: methods build graph nodes and compute nothing. Every method checks shapes and dtypes at the call.
 
-import { type DType, isFloat, newValues, type ValueArray } from "./core/dtype.ts";
+import { type DType, isDType, isFloat, newValues, type ValueArray } from "./core/dtype.ts";
 import { ConfigError, DTypeError, formatAval, formatShape, ShapeError } from "./core/errors.ts";
 import { roundFloat16 } from "./core/float16.ts";
 import { type Aval, checkShape, normalizeAxes, normalizeAxis, type Shape, sameShape, sizeOf } from "./core/shape.ts";
@@ -553,9 +553,14 @@ export interface LeafOptions<D extends DType = DType> {
 
 let unnamed = 0;
 
+function checkDType(where: string, dtype: DType): void {
+  if (!isDType(dtype)) throw new DTypeError(where, `dtype "${String(dtype)}" is none of fp16, fp32, int32, bool`);
+}
+
 /** A tensor that is fed at every run. */
 export function input<D extends DType = "fp16">(shape: Shape, options: LeafOptions<D> = {}): Tensor<D> {
   const { dtype = "fp16", name = `input${++unnamed}` } = options;
+  checkDType(`input "${name}"`, dtype);
   checkShape(`input "${name}"`, shape);
   return new Tensor(makeNode<InputNode>({ kind: "input", name, inputs: [], results: [{ dtype, shape }] }));
 }
@@ -596,6 +601,7 @@ export function readData(
   shape: Shape | undefined,
   dtype: DType,
 ): { data: ValueArray; shape: Shape } {
+  checkDType(where, dtype);
   const isTyped = ArrayBuffer.isView(data) && !(data instanceof DataView);
   const flat: ArrayLike<unknown> = isTyped ? (data as unknown as ArrayLike<number>) : flatten(where, data as Nested);
   const known = shape ?? (isTyped ? [flat.length] : nestedShape(data as Nested));

@@ -14,7 +14,7 @@ import type { Recogniser, Subject } from "./inspect/recogniser.ts";
 import { print, printJson } from "./output.ts";
 
 /** Formats, those with a magic number first. */
-const recognisers: readonly Recogniser[] = [checkpoint, npy, weights, mil, safetensors];
+const recognisers: readonly Recogniser[] = [npy, weights, mil, safetensors, checkpoint];
 
 interface InspectOptions {
   readonly chip?: string;

@@ -305,6 +305,9 @@ async function compileGraph(
 ): Promise<CompiledProgram> {
   const { engine = "auto", update, stages, state, precision, signal, name } = options;
   aborted("compile", signal);
+  if (precision !== undefined && precision !== "fp16" && precision !== "fp32") {
+    throw new ConfigError("compile", `precision "${String(precision)}" is none of fp16, fp32`);
+  }
   for (const [port, value] of Object.entries(outputs)) {
     if (!(value instanceof Tensor)) throw new ConfigError("compile", `output "${port}" is not a tensor`);
   }

@@ -33,7 +33,7 @@ export function listEngines(): { readonly name: EngineName; readonly available: 
  * @throws {UnsupportedError} where the engine asked for is not available; no engine stands in for another in silence.
  */
 export async function openEngine(choice: EngineChoice = "auto", override?: string): Promise<Engine> {
-  const wanted = choice === "auto" && override ? parseEngine(override) : choice;
+  const wanted = parseEngine(choice === "auto" && override ? override : choice);
   if (wanted === "ane" || wanted === "cpu") {
     throw new UnsupportedError("engine", `"${wanted}" is not available: ${absent[wanted]}`, {
       remedy: 'use engine "sim" or "auto"',

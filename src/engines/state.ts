@@ -1,7 +1,7 @@
 // Resident state: where the current value of each parameter lives, shared by every program that was compiled with the same store.
 
 import type { DType } from "../core/dtype.ts";
-import { ConfigError, DTypeError, EngineError, formatAval } from "../core/errors.ts";
+import { ConfigError, DisposedError, DTypeError, EngineError, formatAval } from "../core/errors.ts";
 import { type Aval, sameAval } from "../core/shape.ts";
 import type { ParameterNode } from "../ir/node.ts";
 import type { Tensor } from "../tensor.ts";
@@ -55,12 +55,15 @@ export class StateStore {
   readonly use: EngineUse;
   readonly #slots = new Map<ParameterNode, StateSlot>();
   #users = 0;
+  #closed = false;
 
   constructor(use: EngineUse) {
     this.use = use;
   }
 
+  /** @throws {DisposedError} once the last program has let go: the values are gone. */
   acquire(): this {
+    if (this.#closed) throw new DisposedError("the state");
     this.#users++;
     return this;
   }
@@ -68,6 +71,7 @@ export class StateStore {
   /** Frees all buffers when the last program lets go. */
   release(): void {
     if (--this.#users > 0) return;
+    this.#closed = true;
     for (const { current, spare } of this.#slots.values()) {
       current[Symbol.dispose]();
       spare?.[Symbol.dispose]();
@@ -94,6 +98,7 @@ export class StateStore {
   }
 
   #find(tensor: Tensor): StateSlot {
+    if (this.#closed) throw new DisposedError("the state");
     const { node } = tensor;
     if (node.kind !== "parameter") throw new ConfigError("state", `only parameters have state, not ${node.kind} nodes`);
     const slot = this.#slots.get(node);

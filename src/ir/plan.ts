@@ -86,7 +86,7 @@ export function overwriteVerifier(program: Program): (input: number, output: num
     }
     if (readers.size === 0) return true;
     // Instructions are in topological order: no ancestor of interest lies before the first reader.
-    const first = Math.min(...readers);
+    const first = readers.values().next().value!; // they were found in order
     const seen = new Set([producer]);
     const stack = [producer];
     while (stack.length > 0 && readers.size > 0) {
@@ -163,6 +163,9 @@ export function buildPlan({
   stages = [{ name: "main" }],
   wide = false,
 }: PlanSpec): Plan {
+  if (stages.length === 0) throw new ConfigError("compile", "the list of stages is empty");
+  if (new Set(stages.map((stage) => stage.name)).size < stages.length)
+    throw new ConfigError("compile", "two stages have one name");
   const nextOf = checkUpdates(updates);
   const results = new Map([...outputs].map(([port, value]) => [port, skipMarks(value)]));
   const roots = [...results.values(), ...nextOf.values()];
