@@ -62,44 +62,56 @@ export interface PlanSpec {
   readonly wide?: boolean;
 }
 
+/** An input and the output that would be stored into its buffer. */
+export interface Overwrite {
+  /** -1 where the program does not read the old value. */
+  readonly input: number;
+  readonly output: number;
+}
+
 /**
- * Decides, for one program, where an engine may store an output into the buffer of an input as soon as the output is computed: every other
- * reader of the old value is an ancestor of the producer, and the producer itself, if it reads the old value, does so element by element.
+ * Decides for each pair whether an engine may store the output into the input's buffer as soon as it is computed: every other reader of the old
+ * value is an ancestor of the producer, and the producer itself, if it reads the old value, does so element by element. Operators that can fail
+ * at run time count as readers, so that a run that throws has stored nothing. An engine that lets an operator's result be a view of its operand
+ * must keep this order for the readers of the view.
  */
-export function overwriteVerifier(program: Program): (input: number, output: number) => boolean {
+export function mayOverwrite(program: Program, pairs: readonly Overwrite[]): boolean[] {
   const producerOf = new Map<number, number>();
   const readersOf = new Map<number, number[]>();
-  for (const [at, { inputs, results }] of program.instructions.entries()) {
+  const failing: number[] = [];
+  for (const [at, { op, inputs, results }] of program.instructions.entries()) {
     for (const value of results) producerOf.set(value, at);
+    if (op.canFail === true) failing.push(at);
     for (const value of inputs) {
       const readers = readersOf.get(value);
       if (readers === undefined) readersOf.set(value, [at]);
       else readers.push(at);
     }
   }
-  return (input, output) => {
-    const producer = producerOf.get(output)!;
-    const readers = new Set(readersOf.get(input));
-    if (readers.delete(producer)) {
-      const elementwise = program.instructions[producer]!.op.elementwise === true;
-      if (!elementwise || !sameAval(program.values[input]!, program.values[output]!)) return false;
-    }
-    if (readers.size === 0) return true;
-    // Instructions are in topological order: no ancestor of interest lies before the first reader.
-    const first = readers.values().next().value!; // they were found in order
-    const seen = new Set([producer]);
-    const stack = [producer];
-    while (stack.length > 0 && readers.size > 0) {
-      for (const value of program.instructions[stack.pop()!]!.inputs) {
-        const at = producerOf.get(value);
-        if (at === undefined || at < first || seen.has(at)) continue;
-        seen.add(at);
-        readers.delete(at);
-        stack.push(at);
+  const allowed: boolean[] = [];
+  // One backward sweep for 32 producers: bit i of ancestors[at] says that instruction `at` is producer i or an ancestor of it.
+  for (let from = 0; from < pairs.length; from += 32) {
+    const block = pairs.slice(from, from + 32);
+    const ancestors = new Uint32Array(program.instructions.length);
+    for (const [bit, { output }] of block.entries()) ancestors[producerOf.get(output)!]! |= 1 << bit;
+    for (let at = ancestors.length - 1; at >= 0; at--) {
+      if (ancestors[at] === 0) continue;
+      for (const value of program.instructions[at]!.inputs) {
+        const producer = producerOf.get(value);
+        if (producer !== undefined) ancestors[producer]! |= ancestors[at]!;
       }
     }
-    return readers.size === 0;
-  };
+    for (const [bit, { input, output }] of block.entries()) {
+      const producer = producerOf.get(output)!;
+      const readers = readersOf.get(input) ?? [];
+      const elementwise =
+        program.instructions[producer]!.op.elementwise === true &&
+        (input < 0 || sameAval(program.values[input]!, program.values[output]!));
+      const before = (at: number) => ((ancestors[at]! >>> bit) & 1) === 1;
+      allowed.push(readers.every((at) => (at === producer ? elementwise : before(at))) && failing.every(before));
+    }
+  }
+  return allowed;
 }
 
 function checkUpdates(updates: ReadonlyMap<Value, Value>): Map<ParameterNode, Value> {
@@ -176,7 +188,8 @@ export function buildPlan({
   );
   const inputs = order.filter((node): node is InputNode => node.kind === "input");
   const parameters = order.filter((node): node is ParameterNode => node.kind === "parameter");
-  for (const node of nextOf.keys()) if (!parameters.includes(node)) parameters.push(node);
+  const known = new Set(parameters);
+  for (const node of nextOf.keys()) if (!known.has(node)) parameters.push(node);
   inputs.sort((a, b) => a.id - b.id); // creation order, which is the order of the ports
   parameters.sort((a, b) => a.id - b.id);
 
@@ -270,25 +283,27 @@ function decideUpdates(
   names: { readonly current: ReadonlyMap<Node, string>; readonly next: ReadonlyMap<ParameterNode, string> },
 ): Plan {
   const buffers = new Map(plan.buffers);
-  const bindings = plan.stages.map((stage) => new Map(stage.buffers));
-  const verifiers = plan.stages.map((stage) => overwriteVerifier(stage.program));
+  const last = plan.stages.at(-1)!;
+  const binding = new Map(last.buffers);
+  const numbersOf = (ports: Program["inputs"]) => new Map(ports.map(({ name, value }) => [name, value]));
+  const [inputs, outputs] = [numbersOf(last.program.inputs), numbersOf(last.program.outputs)];
+  // Only the last stage may overwrite: a later one would read the new value, and where it fails the old one must still be there.
+  const candidates = parameters.flatMap((parameter) => {
+    const output = outputs.get(names.next.get(parameter) ?? "");
+    return output === undefined ? [] : [{ parameter, output, input: inputs.get(names.current.get(parameter)!) }];
+  });
+  const pairs = candidates.map(({ input, output }) => ({ input: input ?? -1, output }));
+  const verdicts = mayOverwrite(last.program, pairs);
+  const inPlace = new Set(candidates.flatMap(({ parameter }, i) => (verdicts[i] ? [parameter] : [])));
   const states = parameters.map((parameter): StatePlan => {
     const buffer = names.current.get(parameter)!;
     const next = names.next.get(parameter);
     if (next === undefined) return { parameter, buffer, next: "", mode: "read-only" };
-    const at = plan.stages.findIndex((stage) => stage.program.outputs.some((port) => port.name === next));
-    const { program } = plan.stages[at]!;
-    // Only the last stage may overwrite: a later one would read the new value, and where it fails the old one must still be there.
-    const early = at < plan.stages.length - 1;
-    const input = program.inputs.find((port) => port.name === buffer);
-    const output = program.outputs.find((port) => port.name === next)!;
-    if (early || (input !== undefined && !verifiers[at]!(input.value, output.value))) {
-      return { parameter, buffer, next, mode: "swap" };
-    }
-    bindings[at]!.set(next, buffer);
+    if (!inPlace.has(parameter)) return { parameter, buffer, next, mode: "swap" };
+    binding.set(next, buffer);
     buffers.delete(next);
     return { parameter, buffer, next: buffer, mode: "in-place" };
   });
-  const stages = plan.stages.map((stage, at) => ({ ...stage, buffers: bindings[at]! }));
+  const stages = [...plan.stages.slice(0, -1), { ...last, buffers: binding }];
   return { ...plan, stages, buffers, states };
 }

@@ -57,6 +57,7 @@ export class ProgramBuilder {
   readonly #instructions: Instruction[] = [];
   readonly #outputs: Port[] = [];
   readonly #produced = new Set<number>();
+  readonly #names = new Set<string>();
 
   constructor(name: string) {
     this.#name = name;
@@ -108,12 +109,16 @@ export class ProgramBuilder {
   /** Names an output; a value that no instruction produces for this output alone passes through `identity`. */
   output(name: string, value: number): void {
     requireName(name);
-    if (this.#outputs.some((port) => port.name === name) || this.#inputs.some((port) => port.name === name)) {
-      throw new ConfigError(this.#name, `two ports are named "${name}"`);
-    }
-    const taken = !this.#produced.has(value) || this.#outputs.some((port) => port.value === value);
-    const own = taken ? this.instruction(ops.identity, [value], {})[0]! : value;
+    this.#takeName(name);
+    // A produced value is given away once.
+    const own = this.#produced.has(value) ? value : this.instruction(ops.identity, [value], {})[0]!;
+    this.#produced.delete(own);
     this.#outputs.push({ name, value: own });
+  }
+
+  #takeName(name: string): void {
+    if (this.#names.has(name)) throw new ConfigError(this.#name, `two ports are named "${name}"`);
+    this.#names.add(name);
   }
 
   finish(): Program {

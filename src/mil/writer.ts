@@ -173,7 +173,6 @@ function attributeLiteral(
 ): { type: MilType; data: readonly (number | boolean | string)[] } {
   const data = Array.isArray(value) ? (value as readonly (number | boolean)[]) : [value as number | boolean | string];
   const element = spec.kind === "float" ? dtype : attrTypes[spec.kind];
-  if (spec.kind === "float" && dtype === "bool") return { type: { dtype: element, shape: [] }, data: [value !== 0] };
   return { type: { dtype: element, shape: Array.isArray(value) ? [value.length] : [] }, data };
 }
 

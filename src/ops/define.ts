@@ -131,6 +131,8 @@ export interface OpRecord<I extends OperandSpecs, A extends AttrSpecs> {
   readonly attrs: A;
   /** True where result i depends on operand elements at position i only (after broadcasting): such an operator may overwrite an operand. */
   readonly elementwise?: boolean;
+  /** True where the kernel can throw for values it meets at run time (an index out of range). */
+  readonly canFail?: boolean;
   /** Fills `derived` attributes and normalizes the rest (negative axes, defaults by rank). */
   complete?(inputs: PerOperand<I, Aval>, attrs: GivenAttrs<A>): Attrs<A>;
   /** The only place that computes result shapes. @throws {ShapeError} naming the operands. */
@@ -279,6 +281,8 @@ function checkAttr(op: Op, name: string, spec: AttrSpec, value: AttrValue): void
 /** `value` as the first operand's dtype holds it. */
 function roundAttr(op: Op, name: string, value: number, dtype: DType | undefined): number {
   const rounded = dtype === "fp16" ? roundFloat16(value) : dtype === "fp32" ? Math.fround(value) : value;
+  if (dtype === "int32" && (value | 0) !== value)
+    throw new ConfigError(op.name, `attribute ${name} ${value} is not an int32`, { op: op.name });
   if (!Number.isFinite(rounded))
     throw new ConfigError(op.name, `attribute ${name} ${value} is outside the range of ${dtype}`, { op: op.name });
   return rounded;

@@ -43,6 +43,7 @@ export const gather = defineOp({
       }
     }
   },
+  canFail: true,
   milFixed: { batch_dims: [0], validate_indices: [true, false] },
   support: never("use a product with a one-hot matrix, or gather in a CPU stage"),
 });
@@ -99,6 +100,7 @@ export const scatter = defineOp({
     }
     out.data.set(sums);
   },
+  canFail: true,
   milFixed: { validate_indices: [true, false] },
   support: never("use a product with a one-hot matrix, or scatter in a CPU stage"),
 });

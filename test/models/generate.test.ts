@@ -296,6 +296,13 @@ describe("sample", () => {
     }
   });
 
+  test("keeps no more than what reaches topP exactly", () => {
+    for (const random of [0, 0.5, 1 - 2 ** -53]) {
+      expect(sample([0, 0], random, { topP: 0.5 })).toBe(0);
+      expect(sample([0, 0, 0, 0], random, { topP: 0.75 })).toBeLessThan(3);
+    }
+  });
+
   test("reads typed arrays and large logits", () => {
     expect(sample(Float32Array.of(60000, -60000), 0.999, {})).toBe(0);
     expect(sample(Float32Array.of(-60000, -59999), 0.1, { topK: 1 })).toBe(1);
