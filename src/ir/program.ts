@@ -69,8 +69,7 @@ export class ProgramBuilder {
 
   input(name: string, aval: Aval): number {
     requireName(name);
-    if (this.#inputs.some((port) => port.name === name))
-      throw new ConfigError(this.#name, `two inputs are named "${name}"`);
+    this.#takeName(name);
     const value = this.#values.push(aval) - 1;
     this.#inputs.push({ name, value });
     return value;

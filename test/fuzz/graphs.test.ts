@@ -14,8 +14,8 @@ import { readMil } from "../../src/mil/reader.ts";
 import { milFiles } from "../../src/mil/writer.ts";
 import { operandsByName } from "../../src/ops/define.ts";
 import { ops } from "../../src/ops/index.ts";
+import { canonicalText } from "../canonical.ts";
 import { createEager, type EagerOrder } from "../plans/eager-engine.ts";
-import { canonicalText } from "./canonical.ts";
 import { Dice, type FuzzGraph, type GraphOptions, randomGraph } from "./generate.ts";
 import { mutate } from "./mutate.ts";
 

@@ -71,7 +71,7 @@ export function buildCase(op: Op, test: Pick<OpCase, "inputs" | "attrs">, float:
   const inputs: Record<string, RefTensor | RefTensor[]> = {};
   for (const { operand, at, ref } of leaves) {
     if (at < 0) inputs[operand] = ref;
-    else (inputs[operand] ??= [] as RefTensor[]), (inputs[operand] as RefTensor[]).push(ref);
+    else inputs[operand] = [...((inputs[operand] as RefTensor[] | undefined) ?? []), ref];
   }
   return { result: use.results.map((_, index) => new Tensor(node, index)), inputs, leaves, attrs: use.attrs };
 }

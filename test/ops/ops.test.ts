@@ -11,9 +11,9 @@ import { milFiles } from "../../src/mil/writer.ts";
 import { operandsByName } from "../../src/ops/define.ts";
 import { type Op, ops } from "../../src/ops/index.ts";
 import { Tensor } from "../../src/tensor.ts";
+import { canonicalText } from "../canonical.ts";
 import { cases, references } from "../oracle/index.ts";
 import type { OpCase, RefTensor } from "../oracle/types.ts";
-import { canonical } from "./canonical.ts";
 import { type BuiltCase, buildCase, evaluate, type FloatUnderTest, mismatch } from "./harness.ts";
 
 const table: readonly [string, Op][] = Object.entries(ops);
@@ -79,7 +79,7 @@ describe.each(table)("%s", (name, op) => {
       for (const dialect of ["modern", "verbose"] as const) {
         const program = programOf(buildCase(op, each, dtypesOf(each)[0]!));
         const { text, weights } = milFiles(program, { dialect });
-        expect(canonical(readMil(text, { weights: () => weights }))).toBe(canonical(program));
+        expect(canonicalText(readMil(text, { weights: () => weights }))).toBe(canonicalText(program));
       }
     }
   });

@@ -1,9 +1,9 @@
 // Programs up to renaming: two programs with one canonical text compute the same values under the same ports.
 
-import type { ValueArray } from "../../src/core/dtype.ts";
-import { formatAval } from "../../src/core/errors.ts";
-import { roundFloat16 } from "../../src/core/float16.ts";
-import type { Program } from "../../src/ir/program.ts";
+import type { ValueArray } from "../src/core/dtype.ts";
+import { formatAval } from "../src/core/errors.ts";
+import { roundFloat16 } from "../src/core/float16.ts";
+import type { Program } from "../src/ir/program.ts";
 
 const number = (value: unknown) => (Object.is(value, -0) ? "-0" : String(value));
 
