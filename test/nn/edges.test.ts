@@ -153,6 +153,22 @@ describe("layer_norm's gradient in fp16", () => {
   }
 });
 
+describe("l2Normalize in fp16", () => {
+  for (const size of [0.01, 1, 300, 1000, 20000]) {
+    test(`has its gradient at elements of ${size}`, async () => {
+      const x = input([1, 4], { name: "x" });
+      const cotangent = [64, 32, -16, 8];
+      const g = grad(x.l2Normalize(), [x], { cotangent: constant(cotangent, [1, 4]) })[0]!;
+      const values = [size, -size, size / 2, -size];
+      const got = await run({ g }, { x: Float32Array.from(values) });
+      const r = 1 / Math.sqrt(values.reduce((s, v) => s + v * v, 0) + 1e-6);
+      const dot = values.reduce((s, v, i) => s + v * cotangent[i]!, 0);
+      const want = values.map((v, i) => r * cotangent[i]! - r ** 3 * v * dot);
+      expect(difference(got.g!, want, 2 ** -7, 2 ** -12)).toBeUndefined();
+    });
+  }
+});
+
 describe("attention in fp16", () => {
   test("rows that see nothing are finite means of v; the others do not notice masked keys at all", async () => {
     const t = 6;
