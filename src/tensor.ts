@@ -310,16 +310,16 @@ export class Tensor<D extends DType = DType> implements Value {
   }): Tensor<D> {
     return apply(ops.batch_norm, { x: this, mean, variance, gamma, beta }, attrs);
   }
-  /** x / sqrt(sum of squares over `axes` + epsilon). */
-  l2Normalize(axes: number | readonly number[] = -1, epsilon = 1e-6): Tensor<D> {
-    return this.mul(this.l2NormScale(axes, epsilon));
-  }
   /** 1 / sqrt(sum of squares over `axes` + epsilon), axes kept. The norm, which may be above 256 in fp16, is never squared. */
   l2NormScale(axes: number | readonly number[], epsilon: number): Tensor<D> {
+    return this.l2Norm(axes, { keepDims: true }).inverseRoot(epsilon);
+  }
+  /** 1 / sqrt(x^2 + epsilon) for x >= 0, without squaring x: in fp16 that is inf from 256 on. */
+  inverseRoot(epsilon: number): Tensor<D> {
     const root = Math.sqrt(epsilon);
-    const norm = this.l2Norm(axes, { keepDims: true });
-    const large = norm.maximum(root);
-    return norm.minimum(root).div(large).square().add(1).rsqrt().div(large);
+    if (root === 0) return this.inverse();
+    const large = this.maximum(root);
+    return this.minimum(root).div(large).square().add(1).rsqrt().div(large);
   }
 
   // ---------------------------------------------------------------------- products, convolution, pooling

@@ -15,11 +15,18 @@ import type { Tensor } from "../tensor.ts";
  * small x.
  */
 export function rmsNorm(x: Tensor, gamma?: Tensor, epsilon = 1e-5): Tensor {
-  const rms = x.l2Norm(-1, { keepDims: true }).mul(1 / Math.sqrt(x.shape.at(-1)!));
-  const r = rms.square().add(epsilon).rsqrt();
+  // The factor comes first: the norm itself passes 65504 where the root mean square does not, and what it takes from small elements is below epsilon.
+  const r = x.mul(1 / Math.sqrt(x.shape.at(-1)!)).l2NormScale(-1, epsilon);
   const n = x.mul(r);
   const normal = customGradient(n, [x], (g) => [g.sub(n.mul(g.mul(n).mean(-1, { keepDims: true }))).mul(r)]);
   return gamma === undefined ? normal : normal.mul(gamma);
+}
+
+/** x / sqrt(sum of x^2 over `axes` + epsilon), with its derivative stated, which the chain rule would take through squares of the norm. */
+export function l2Normalize(x: Tensor, axes: number | readonly number[] = -1, epsilon = 1e-6): Tensor {
+  const r = x.l2NormScale(axes, epsilon);
+  const n = x.mul(r);
+  return customGradient(n, [x], (g) => [g.sub(n.mul(g.mul(n).sum(axes, { keepDims: true }))).mul(r)]);
 }
 
 /** Standardizes x [B, C, H, W] over each sample's groups of channels, then gamma [C] and beta [C]. */
@@ -211,7 +218,9 @@ function reduceRows(
   if (reduction === "sum") return { value: weighted.sum(), share: weights ?? 1 };
   if (weights === undefined) return { value: losses.mean(), share: 1 / n };
   const total = weights.sum([0], { keepDims: true });
-  return { value: weighted.sum([0], { keepDims: true }).div(total).reshape([]), share: weights.div(total) };
+  // Shares first: the sum of weighted losses may leave the fp16 range where their mean does not.
+  const share = weights.div(total);
+  return { value: losses.mul(share).sum(), share };
 }
 
 /**

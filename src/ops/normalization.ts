@@ -24,7 +24,7 @@ function standardize(x: Tensor, axes: readonly number[], epsilon: number): { xha
   const centred = x.sub(x.mean(axes, { keepDims: true }));
   const count = sizeOf(axes.map((axis) => x.shape[axis]!));
   const std = centred.l2Norm(axes, { keepDims: true }).mul(1 / Math.sqrt(count));
-  const rstd = std.square().add(epsilon).rsqrt();
+  const rstd = std.inverseRoot(epsilon);
   return { xhat: centred.mul(rstd), rstd };
 }
 

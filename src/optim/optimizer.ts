@@ -1,5 +1,6 @@
 // What an optimizer is: per-parameter state, host-computed scalars that are fed at every step, and an update as a graph.
 
+import { ConfigError } from "../core/errors.ts";
 import type { Tensor } from "../tensor.ts";
 
 /** Numbers that one update of one parameter needs. */
@@ -61,7 +62,21 @@ export function groupOf(
   return { weightDecay, learningRateScale: group?.learningRateScale ?? 1 };
 }
 
-/** A schedule from a number or a function. */
-export function asSchedule(learningRate: OptimizerOptions["learningRate"]): (step: number) => number {
-  return typeof learningRate === "number" ? () => learningRate : learningRate;
+/** A schedule from a number or a function; what it gives is checked at every step. */
+export function asSchedule(name: string, learningRate: OptimizerOptions["learningRate"]): (step: number) => number {
+  const check = (rate: number, at: string) => {
+    if (!(rate >= 0 && rate < Number.POSITIVE_INFINITY))
+      throw new ConfigError(name, `learning rate ${rate}${at} is not a finite number of at least 0`);
+    return rate;
+  };
+  if (typeof learningRate === "number") check(learningRate, "");
+  return typeof learningRate === "number"
+    ? () => learningRate
+    : (step) => check(learningRate(step), ` at step ${step}`);
+}
+
+/** Refuses a weight decay that is negative or no number. */
+export function checkDecay(name: string, weightDecay: number): void {
+  if (!(weightDecay >= 0 && weightDecay < Number.POSITIVE_INFINITY))
+    throw new ConfigError(name, `weightDecay ${weightDecay} is not a finite number of at least 0`);
 }

@@ -19,10 +19,11 @@ export function warmupCosine({
   warmupSteps = 0,
   minLearningRate = learningRate / 10,
 }: CosineOptions): (step: number) => number {
-  if (warmupSteps < 0 || !(learningRate > 0) || minLearningRate > learningRate) {
+  const fits = Number.isInteger(steps) && steps >= 1 && Number.isInteger(warmupSteps) && warmupSteps >= 0;
+  if (!fits || !(learningRate > 0 && minLearningRate >= 0 && minLearningRate <= learningRate)) {
     throw new ConfigError(
       "schedule",
-      `learningRate ${learningRate}, minLearningRate ${minLearningRate}, warmupSteps ${warmupSteps} do not make a schedule`,
+      `steps ${steps}, warmupSteps ${warmupSteps}, learningRate ${learningRate}, minLearningRate ${minLearningRate} do not make a schedule`,
     );
   }
   return (step) => {

@@ -1,7 +1,7 @@
 // Stochastic gradient descent with momentum.
 
 import { ConfigError } from "../core/errors.ts";
-import { asSchedule, type Optimizer, type OptimizerOptions } from "./optimizer.ts";
+import { asSchedule, checkDecay, type Optimizer, type OptimizerOptions } from "./optimizer.ts";
 
 export interface SgdOptions extends OptimizerOptions {
   /** 0 keeps no state. */
@@ -17,11 +17,12 @@ export function sgd({
   weightDecay = 0,
   groups = [],
 }: SgdOptions): Optimizer {
-  if (momentum < 0 || momentum >= 1) throw new ConfigError("sgd", `momentum ${momentum} is outside [0, 1)`);
+  checkDecay("sgd", weightDecay);
+  if (!(momentum >= 0 && momentum < 1)) throw new ConfigError("sgd", `momentum ${momentum} is outside [0, 1)`);
   if (nesterov && momentum === 0) throw new ConfigError("sgd", "nesterov needs a momentum above 0");
   return {
     name: "sgd",
-    learningRate: asSchedule(learningRate),
+    learningRate: asSchedule("sgd", learningRate),
     weightDecay,
     groups,
     slots: momentum === 0 ? [] : ["momentum"],

@@ -1,11 +1,12 @@
 // Checkpoints: one folder a step with the state as safetensors and everything else as JSON, written aside and renamed into place.
 
-import { readdir, readFile, rm } from "node:fs/promises";
+import { mkdir, readdir, readFile, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { crc32 } from "node:zlib";
 import * as v from "valibot";
 import { CheckpointError, formatAval, formatShape } from "../core/errors.ts";
 import { sameShape } from "../core/shape.ts";
+import { fileError } from "../data/bytes.ts";
 import { removeStaleTemporaries, writeFileAtomic, writeFolderAtomic } from "../data/files.ts";
 import { encodeSafetensors, openSafetensors, type SafetensorsInput } from "../data/safetensors.ts";
 import type { StateStore } from "../engines/state.ts";
@@ -24,6 +25,9 @@ export const progressSchema = v.strictObject({
   lossScale: v.pipe(v.number(), v.minValue(0)),
   /** Steps since the loss scale last changed. */
   stepsSinceScale: count,
+  skipsInARow: count,
+  /** Losses of the last steps, for the loss that a run reports at its end. */
+  recentLosses: v.pipe(v.array(v.number()), v.maxLength(100)),
 });
 export type Progress = v.InferOutput<typeof progressSchema>;
 
@@ -37,6 +41,8 @@ const metaSchema = v.strictObject({
   progress: progressSchema,
   /** CRC-32 of each tensor's bytes. */
   checksums: v.record(v.string(), count),
+  /** CRC-32 of this text without this field. */
+  checksum: count,
 });
 export type CheckpointMeta = v.InferOutput<typeof metaSchema>;
 
@@ -49,6 +55,11 @@ const storedDType = { fp16: "F16", fp32: "F32" } as const;
 
 function checksum(data: ArrayBufferView): number {
   return crc32(new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
+}
+
+/** Of the fields in the order in which they stand, which parsing keeps. */
+function textChecksum(content: object): number {
+  return crc32(JSON.stringify(content));
 }
 
 /** Folder of a checkpoint inside a run. */
@@ -70,7 +81,7 @@ export async function listCheckpoints(run: string): Promise<{ readonly step: num
 /** Writes a checkpoint and removes all but the newest `keep`. Returns its folder. */
 export async function saveCheckpoint(
   run: string,
-  meta: Omit<CheckpointMeta, "checksums">,
+  meta: Omit<CheckpointMeta, "checksums" | "checksum">,
   state: ReadonlyMap<string, Tensor>,
   store: StateStore,
   keep = 2,
@@ -81,10 +92,15 @@ export async function saveCheckpoint(
     tensors.set(name, { dtype, shape, data } as SafetensorsInput);
   }
   const checksums = Object.fromEntries([...tensors].map(([name, { data }]) => [name, checksum(data)]));
+  const content = { ...meta, checksums };
+  const sealed: CheckpointMeta = { ...content, checksum: textChecksum(content) };
   const folder = checkpointFolder(run, meta.progress.step);
+  await mkdir(run, { recursive: true }).catch((cause: unknown) => {
+    throw fileError(run, cause);
+  });
   await writeFolderAtomic(folder, async (temporary) => {
     await writeFileAtomic(join(temporary, stateFile), encodeSafetensors(tensors, { format: "anekit" }));
-    await writeFileAtomic(join(temporary, metaFile), `${JSON.stringify({ ...meta, checksums }, undefined, 2)}\n`);
+    await writeFileAtomic(join(temporary, metaFile), `${JSON.stringify(sealed, undefined, 2)}\n`);
   });
   for (const { path } of (await listCheckpoints(run)).slice(0, -keep)) await rm(path, { recursive: true, force: true });
   return folder;
@@ -120,14 +136,21 @@ export async function readCheckpointMeta(folder: string): Promise<CheckpointMeta
     const [issue] = parsed.issues;
     throw new CheckpointError(file, `${v.getDotPath(issue) ?? "content"}: ${issue.message}`);
   }
+  const { checksum: sum, ...content } = json as CheckpointMeta;
+  if (textChecksum(content) !== sum) throw new CheckpointError(file, "is damaged: its checksum does not match");
   return parsed.output;
 }
 
 /**
- * Reads tensors of a checkpoint into resident state. Every tensor is checked before any is written.
+ * Reads tensors of a checkpoint into resident state; with `exact`, the checkpoint may hold no others. Every tensor is checked before any is written.
  * @throws {CheckpointError} naming the tensor that is missing, has another shape or dtype, or is damaged.
  */
-export async function loadState(folder: string, state: ReadonlyMap<string, Tensor>, store: StateStore): Promise<void> {
+export async function loadState(
+  folder: string,
+  state: ReadonlyMap<string, Tensor>,
+  store: StateStore,
+  { exact = false }: { readonly exact?: boolean } = {},
+): Promise<void> {
   const { checksums } = await readCheckpointMeta(folder);
   const file = join(folder, stateFile);
   await using tensors = await openSafetensors(file).catch((cause: unknown) => {
@@ -153,5 +176,8 @@ export async function loadState(folder: string, state: ReadonlyMap<string, Tenso
     const { data } = await tensors.values(name);
     values.push([tensor, data]);
   }
+  const extra = [...tensors.tensors.keys()].find((name) => !state.has(name));
+  if (exact && extra !== undefined)
+    throw new CheckpointError(file, `tensor "${extra}" belongs to no part of this model`);
   for (const [tensor, data] of values) store.write(tensor, data);
 }

@@ -96,12 +96,18 @@ export function buildTraining(spec: StepSpec): TrainingGraphs {
     const gradient = gradients[i]!.cast(policy.moments);
     return accumulator === undefined ? gradient : accumulator.add(gradient);
   });
-  // The optimizer's part starts at these: in a mixed policy they cross from the fp16 stage to the fp32 stage.
-  const finite = peak.less(finiteLimit[task.loss.dtype as "fp16" | "fp32"]);
   const gradScale = input([], { name: "grad_scale", dtype: policy.moments });
-  const norm = clipNorm === undefined ? undefined : globalNorm(sums, peakOf(sums), gradScale);
-  const limit = (clipNorm ?? 0) * policy.momentScale;
-  const factor = norm === undefined ? gradScale : gradScale.mul(norm.maximum(limit).inverse().mul(limit));
+  const sumsPeak = peakOf(sums);
+  const norm = clipNorm === undefined ? undefined : globalNorm(sums, sumsPeak, gradScale.mul(1 / policy.momentScale));
+  const factor = norm === undefined ? gradScale : gradScale.mul(norm.maximum(clipNorm!).inverse().mul(clipNorm!));
+  // A step counts if nothing overflowed: not the derivatives, not their sums over micro-steps, not what the optimizer gets. In a mixed policy the
+  // magnitudes cross from the fp16 stage to the fp32 stage.
+  const within = (magnitude: Tensor) =>
+    magnitude.less(finiteLimit[magnitude.dtype as "fp16" | "fp32"]).cast(policy.moments);
+  const applied = within(peak)
+    .mul(within(sumsPeak))
+    .mul(within(sumsPeak.mul(factor)));
+  const finite = applied.greater(0.5);
 
   const scalarNames = Object.keys(optimizer.scalars(0, 0, 1));
   const scalars = Object.fromEntries(

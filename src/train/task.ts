@@ -83,16 +83,17 @@ export function languageModelTask(model: Gpt, options: LanguageModelOptions): Ta
   };
 }
 
-/** Whole batches of evenly spread windows; the last batch is filled up from the first windows, which then count twice. */
+/** As many whole batches of evenly spread windows as there are; where not even one is full, its windows repeat. */
 function* validationBatches(
   data: TokenDataset,
   batchSize: number,
   maxWindows: number,
   feeds: (batch: { readonly inputs: Int32Array; readonly targets: Int32Array }) => Feeds,
 ): Iterable<Feeds> {
-  const windows = [...data.sequentialWindows(Math.max(1, maxWindows))];
-  const whole = Math.max(1, Math.floor(windows.length / batchSize));
-  for (let at = 0; at < whole; at++) {
+  const available = data.sequentialWindows().length;
+  const batches = Math.max(1, Math.floor(Math.min(available, maxWindows) / batchSize));
+  const windows = data.sequentialWindows(batches * batchSize);
+  for (let at = 0; at < batches; at++) {
     const rows = Array.from({ length: batchSize }, (_, i) => windows[(at * batchSize + i) % windows.length]!);
     const join = (pick: (row: (typeof rows)[number]) => Int32Array) => {
       const joined = new Int32Array(batchSize * data.sequenceLen);

@@ -2,7 +2,7 @@
 
 import { AbortedError, ConfigError } from "../core/errors.ts";
 import { Gpt } from "../models/gpt.ts";
-import { findCheckpoint } from "./checkpoint.ts";
+import { findCheckpoint, listCheckpoints } from "./checkpoint.ts";
 import type { TrainEvent } from "./events.ts";
 import { describePrecision } from "./precision.ts";
 import { type LanguageModelOptions, languageModelTask, type Task } from "./task.ts";
@@ -24,8 +24,6 @@ export interface RunOptions extends Omit<TrainerOptions, "task"> {
   readonly onTrainer?: (trainer: Trainer) => void;
 }
 
-const finalWindow = 20;
-
 /**
  * Trains a language model on windows of tokens, or any task. Iterate over the events; leaving the loop, or the signal, ends the run in order: a
  * signal lets the running step go, writes a checkpoint where `out` is given, and ends with an event whose `aborted` is true.
@@ -35,6 +33,15 @@ export function train(task: Task, options: RunOptions): AsyncGenerator<TrainEven
 export async function* train(subject: Gpt | Task, options: RunOptions): AsyncGenerator<TrainEvent, void, void> {
   const { steps, out, saveEvery, validateEvery, resume = false, signal, tokenizer, onTrainer, ...rest } = options;
   if (!Number.isInteger(steps) || steps < 1) throw new ConfigError("train", `steps ${steps} is not a positive integer`);
+  for (const [name, every] of Object.entries({ saveEvery, validateEvery })) {
+    if (every !== undefined && (!Number.isInteger(every) || every < 1))
+      throw new ConfigError("train", `${name} ${every} is not a positive integer`);
+  }
+  if (out !== undefined && !resume && (await listCheckpoints(out)).length > 0) {
+    throw new ConfigError("train", `${out} holds checkpoints of another run`, {
+      remedy: "resume it or name another folder",
+    });
+  }
   if (resume && out === undefined) throw new ConfigError("train", "resume needs the folder of the run (out)");
   const task =
     subject instanceof Gpt ? languageModelTask(subject, options as RunOptions & LanguageModelOptions) : subject;
@@ -44,7 +51,7 @@ export async function* train(subject: Gpt | Task, options: RunOptions): AsyncGen
   };
   const started = performance.now();
   using trainer = await Trainer.create({ ...rest, task, ...(signal !== undefined && { signal }) });
-  if (resume) await trainer.load(await findCheckpoint(out!));
+  if (resume) await trainer.load(await findCheckpoint(out!), about.model);
   const { progress } = trainer;
   if (progress.step > steps)
     throw new ConfigError("train", `the checkpoint is at step ${progress.step}, beyond the ${steps} asked for`);
@@ -76,15 +83,12 @@ export async function* train(subject: Gpt | Task, options: RunOptions): AsyncGen
   };
 
   yield* save(); // so that a run killed at once can be resumed
-  const recent: number[] = [];
   let valLoss: number | undefined;
   let aborted = false;
   try {
     while (progress.step < steps) {
       if (signal?.aborted) throw new AbortedError("train", signal);
       const event = await trainer.step(signal);
-      if (!event.skipped) recent.push(event.loss);
-      if (recent.length > finalWindow) recent.shift();
       yield event;
       const last = progress.step === steps;
       if (last || (validateEvery !== undefined && progress.step % validateEvery === 0)) valLoss = yield* validate();
@@ -98,7 +102,7 @@ export async function* train(subject: Gpt | Task, options: RunOptions): AsyncGen
   yield {
     type: "end",
     step: progress.step,
-    finalLoss: recent.reduce((sum, loss) => sum + loss, 0) / recent.length,
+    finalLoss: progress.recentLosses.reduce((sum, loss) => sum + loss, 0) / progress.recentLosses.length,
     ...(valLoss !== undefined && { valLoss }),
     skipped: progress.skipped,
     ms: performance.now() - started,

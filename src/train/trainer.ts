@@ -33,6 +33,9 @@ export interface TrainerOptions {
 /** Start, bounds and growth interval of the dynamic loss scale; the start leaves a factor of 32 below the fp16 limit for gradients above 1. */
 const dynamicScale = { initial: 1024, min: 1, max: 32768, interval: 200 } as const;
 
+/** Steps whose mean loss is reported at the end. */
+const recentSteps = 20;
+
 /** Overflows in a row at the smallest loss scale after which training cannot go on. */
 const hopelessSkips = 20;
 
@@ -47,7 +50,6 @@ export class Trainer implements Disposable {
   readonly #apply: CompiledProgram;
   readonly #accumulate: CompiledProgram | undefined;
   readonly #evaluate: CompiledProgram | undefined;
-  #skipsInARow = 0;
   /** True while gradient sums of an interrupted step may be left. */
   #unfinished = false;
 
@@ -72,7 +74,15 @@ export class Trainer implements Disposable {
     this.#accumulate = programs.accumulate;
     this.#evaluate = programs.evaluate;
     const scale = lossScale === "dynamic" ? dynamicScale.initial : lossScale;
-    this.progress = { step: 0, applied: 0, skipped: 0, lossScale: scale, stepsSinceScale: 0 };
+    this.progress = {
+      step: 0,
+      applied: 0,
+      skipped: 0,
+      lossScale: scale,
+      stepsSinceScale: 0,
+      skipsInARow: 0,
+      recentLosses: [],
+    };
   }
 
   /** Builds and compiles everything. @throws {ConfigError | UnsupportedError} for options that do not fit the task or the engine. */
@@ -158,8 +168,9 @@ export class Trainer implements Disposable {
     this.#unfinished = false;
     loss = (loss + result.loss!.item()) / this.#accumulation;
     const skipped = result.applied!.item() === 0;
-    const gradNorm = result.grad_norm === undefined ? undefined : result.grad_norm.item() / policy.momentScale;
+    const gradNorm = result.grad_norm?.item();
     const lossScale = progress.lossScale;
+    if (!skipped) progress.recentLosses = [...progress.recentLosses, loss].slice(-recentSteps);
     this.#advance(skipped);
     const ms = performance.now() - started;
     return {
@@ -181,9 +192,9 @@ export class Trainer implements Disposable {
     progress.stepsSinceScale++;
     if (skipped) {
       progress.skipped++;
-      this.#skipsInARow++;
+      progress.skipsInARow++;
       const lowest = !this.#dynamic || progress.lossScale <= dynamicScale.min;
-      if (lowest && this.#skipsInARow >= hopelessSkips) {
+      if (lowest && progress.skipsInARow >= hopelessSkips) {
         throw new EngineError(
           "train",
           `${hopelessSkips} steps in a row overflowed at loss scale ${progress.lossScale}`,
@@ -194,7 +205,7 @@ export class Trainer implements Disposable {
       }
     } else {
       progress.applied++;
-      this.#skipsInARow = 0;
+      progress.skipsInARow = 0;
     }
     if (!this.#dynamic) return;
     if (skipped) progress.lossScale = Math.max(dynamicScale.min, progress.lossScale / 2);
@@ -229,8 +240,11 @@ export class Trainer implements Disposable {
     return saveCheckpoint(run, { ...meta, progress: { ...this.progress } }, this.#graphs.state, this.state);
   }
 
-  /** Goes on from a checkpoint folder. @throws {CheckpointError} where it belongs to another model or policy; nothing is changed then. */
-  async load(folder: string): Promise<void> {
+  /**
+   * Goes on from a checkpoint folder; a loss scale that the options fix stays. @throws {CheckpointError | ConfigError} where the checkpoint belongs to
+   * another model or policy; nothing is changed then.
+   */
+  async load(folder: string, model?: GptConfig): Promise<void> {
     const meta = await readCheckpointMeta(folder);
     if (meta.precision !== this.policy.name) {
       throw new ConfigError(
@@ -238,8 +252,14 @@ export class Trainer implements Disposable {
         `the checkpoint was trained with precision ${meta.precision}, not ${this.policy.name}`,
       );
     }
-    await loadState(folder, this.#graphs.state, this.state);
-    Object.assign(this.progress, meta.progress);
+    for (const [field, value] of Object.entries(model ?? {})) {
+      const saved = meta.model?.[field as keyof GptConfig];
+      if (saved !== value)
+        throw new ConfigError("resume", `the checkpoint's model has ${field} ${saved}, not ${value}`);
+    }
+    await loadState(folder, this.#graphs.state, this.state, { exact: true });
+    const { lossScale } = this.progress;
+    Object.assign(this.progress, meta.progress, this.#dynamic ? {} : { lossScale });
   }
 
   dispose(): void {
