@@ -46,18 +46,20 @@ async function descent() {
   return compile({ loss }, { engine: "sim", update: new Map([[w, w.sub(grad(loss, [w])[0]!.mul(0.01))]]) });
 }
 
-/** A test folder with many more runs than `npm test` makes. */
-function fuzz(folder: string): Step {
+/** A test path with many more runs than `npm test` makes, told so by `variables`. */
+function longTest(path: string, variables: Readonly<Record<string, string>>): Step {
   return () => {
-    if (!existsSync(join(root, folder))) throw new Skip(`${folder} does not exist`);
-    const env = { ...process.env, NO_COLOR: "1", FUZZ_RUNS };
-    const output = command("npx", ["vitest", "run", folder, "--testTimeout", "3600000"], { env, timeout: 3 * 3600e3 });
-    return `FUZZ_RUNS=${FUZZ_RUNS}: ${/^\d+ passed.*$/m.exec(output)?.[0] ?? "no counts"}`;
+    if (!existsSync(join(root, path))) throw new Skip(`${path} does not exist`);
+    const env = { ...process.env, NO_COLOR: "1", ...variables };
+    const output = command("npx", ["vitest", "run", path, "--testTimeout", "3600000"], { env, timeout: 3 * 3600e3 });
+    const told = Object.entries(variables).map(([name, value]) => `${name}=${value}`);
+    return `${told.join(" ")}: ${/^\d+ passed.*$/m.exec(output)?.[0] ?? "no counts"}`;
   };
 }
 
 const jobs: Readonly<Record<string, Step>> = {
-  fuzz: fuzz("test/fuzz"),
+  fuzz: longTest("test/fuzz", { FUZZ_RUNS }),
+  kills: longTest("test/train/kill.test.ts", { SOAK: "1" }),
   async "program-runs"() {
     await using program = await descent();
     const feeds = { x: Float32Array.from({ length: 32 }, (_, i) => Math.sin(i)) };
