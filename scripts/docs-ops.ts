@@ -5,8 +5,8 @@ import { fileURLToPath } from "node:url";
 import { type Chip, representativeChips } from "../src/chips/index.ts";
 import type { DType } from "../src/core/dtype.ts";
 import { formatAval } from "../src/core/errors.ts";
+import { toMilName } from "../src/core/names.ts";
 import type { Aval } from "../src/core/shape.ts";
-import { toMilName } from "../src/mil/names.ts";
 import {
   type AttrSpec,
   type AttrSpecs,
@@ -59,7 +59,8 @@ function attrText([name, spec]: [string, AttrSpec]): string {
 
 function fixedText(op: Op): string[] {
   return Object.entries(op.milFixed ?? {}).map(
-    ([name, values]) => `\`${name}\` read as ${values.map((value) => JSON.stringify(value)).join(" or ")}, not written`,
+    ([name, values]) =>
+      `\`${name}\` read as ${values.reads.map((value) => JSON.stringify(value)).join(" or ")}, written so where the opset has it`,
   );
 }
 

@@ -2,7 +2,20 @@
 
 export { checkpoint, customGradient, type GradOptions, grad, stopGradient, valueAndGrad } from "./autodiff/grad.ts";
 export type { DType, FloatDType } from "./core/dtype.ts";
-export * from "./core/errors.ts";
+export {
+  AbortedError,
+  AnekitError,
+  CheckpointError,
+  ConfigError,
+  DisposedError,
+  DTypeError,
+  EngineError,
+  type ErrorFacts,
+  FileError,
+  ParseError,
+  ShapeError,
+  UnsupportedError,
+} from "./core/errors.ts";
 export type { Aval, Shape } from "./core/shape.ts";
 export { type DataOf, type Feed, type Float16As, NDArray } from "./engines/array.ts";
 export {

@@ -3,7 +3,7 @@
 import { type DType, isDType, isFloat, newValues, type ValueArray } from "./core/dtype.ts";
 import { ConfigError, DTypeError, formatAval, formatShape, ShapeError } from "./core/errors.ts";
 import { roundFloat16 } from "./core/float16.ts";
-import { type Aval, checkShape, normalizeAxes, normalizeAxis, type Shape, sameShape, sizeOf } from "./core/shape.ts";
+import { type Aval, checkShape, normalizeAxis, type Shape, sameShape, sizeOf } from "./core/shape.ts";
 import {
   type ConstantNode,
   type InputNode,
@@ -673,11 +673,6 @@ export function stack(values: readonly Tensor[], axis = 0): Tensor {
 /** `a` where `condition` is true, else `b`. */
 export function where(condition: Tensor, a: Operand, b: Operand): Tensor {
   return condition.select(a, b);
-}
-
-/** Axes in [0, rank) as a composite wants them. */
-export function axesOf(x: Tensor, axes: number | readonly number[]): number[] {
-  return normalizeAxes("axes", list(axes), x.rank);
 }
 
 /** Refuses tensors that derivatives cannot flow through. */

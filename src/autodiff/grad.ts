@@ -97,9 +97,16 @@ export function grad(of: Tensor, targets: readonly Tensor[], { cotangent = 1 }: 
     );
   }
   for (const target of targets) requireFloat("grad", target);
+  return sweep(of, targets, seed, false);
+}
+
+/** The reverse sweep. With `leaves` the targets are independent: the walk ends at them. */
+function sweep(of: Tensor, targets: readonly Tensor[], seed: Tensor, leaves: boolean): Tensor[] {
+  const ends = new Set(targets.map((target) => target.node));
   // Nothing flows past a stopGradient, so the walk need not either.
-  const order = topologicalOrder([of], (node) => (node.kind === "mark" && node.vjp === null ? [] : node.inputs));
-  const active = activeNodes(order, new Set(targets.map((target) => target.node)));
+  const isEnd = (node: Node) => (node.kind === "mark" && node.vjp === null) || (leaves && ends.has(node));
+  const order = topologicalOrder([of], (node) => (isEnd(node) ? [] : node.inputs));
+  const active = activeNodes(order, ends);
   const cotangents = new Cotangents();
   if (active.has(of.node)) cotangents.add(of, seed);
   for (let at = order.length - 1; at >= 0; at--) {
@@ -154,12 +161,22 @@ export function customGradient(
 
 /**
  * `body(inputs)` whose intermediate values are computed again in the backward sweep instead of being kept (Chen et al. 2016, "Training deep nets
- * with sublinear memory cost"). `body` must be a pure function of `inputs`; parameters it uses must be among them.
+ * with sublinear memory cost"). `body` must be a pure function of `inputs`.
+ * @throws {ConfigError} where `body` uses a parameter or an input that is not among `inputs`: its derivative would be lost.
  */
 export function checkpoint(body: (...inputs: Tensor[]) => Tensor, ...inputs: Tensor[]): Tensor {
   const value = body(...inputs);
+  const own = new Set(inputs.map((each) => each.node));
+  for (const node of topologicalOrder([value], (each) => (own.has(each) ? [] : each.inputs))) {
+    if ((node.kind === "parameter" || node.kind === "input") && !own.has(node)) {
+      throw new ConfigError("checkpoint", `the body uses "${node.name}", which is not among its inputs`, {
+        remedy: "pass it in",
+      });
+    }
+  }
   return customGradient(value, inputs, (g) => {
-    const again = inputs.map(stopGradient);
-    return grad(body(...again), again, { cotangent: g });
+    // Copies, so that the second computation is one of its own; derivatives of the gradient pass through them.
+    const again = inputs.map((each) => customGradient(each, [each], (h) => [h]));
+    return sweep(body(...again), again, g, true);
   });
 }

@@ -1,10 +1,12 @@
 // `anekit generate`: continues text with a trained model.
 
+import { join } from "node:path";
 import type { Command } from "commander";
-import { ConfigError } from "../core/errors.ts";
+import { CheckpointError, ConfigError } from "../core/errors.ts";
+import { openSafetensors } from "../data/safetensors.ts";
 import { parseEngine } from "../engines/open.ts";
 import { TextGenerator } from "../models/generate.ts";
-import { Gpt } from "../models/gpt.ts";
+import { Gpt, type GptConfig } from "../models/gpt.ts";
 import { findCheckpoint, loadState, readCheckpointMeta } from "../train/checkpoint.ts";
 import { precisionPolicy } from "../train/precision.ts";
 import { type CommandContext, engineOption, jsonOption } from "./command.ts";
@@ -53,7 +55,8 @@ async function run(dir: string, prompt: string, flags: GenerateFlags, signal: Ab
   const folder = await findCheckpoint(dir);
   const meta = await readCheckpointMeta(folder);
   if (meta.model === undefined) throw new ConfigError("generate", `${folder} is no checkpoint of a language model`);
-  const model = new Gpt(meta.model, { dtype: precisionPolicy(meta.precision).compute });
+  await requireSize(folder, meta.model);
+  const model = new Gpt(meta.model, { dtype: precisionPolicy(meta.precision).compute, empty: true });
   const tokenizer = findTokenizer(meta.tokenizer ?? "bytes");
   using generator = await TextGenerator.create(model, { tokenizer, engine, signal });
   note(`engine: ${generator.engine.name} (${generator.engine.reason})`);
@@ -73,6 +76,15 @@ async function run(dir: string, prompt: string, flags: GenerateFlags, signal: Ab
     else process.stdout.write(safe(text));
   }
   if (!flags.json) process.stdout.write("\n");
+}
+
+/** Refuses a model that is larger than the checkpoint's tensors, before anything of its size is allocated. */
+async function requireSize(folder: string, { vocabSize, nEmbd, nLayer, hiddenDim }: GptConfig): Promise<void> {
+  await using file = await openSafetensors(join(folder, "state.safetensors"));
+  const stored = [...file.tensors.values()].reduce((sum, { shape }) => sum + shape.reduce((a, b) => a * b, 1), 0);
+  const least = vocabSize * nEmbd + nLayer * nEmbd * (nEmbd + 2 * hiddenDim);
+  if (least > stored)
+    throw new CheckpointError(folder, `the model needs at least ${least} numbers, the checkpoint holds ${stored}`);
 }
 
 /** Generated text for a terminal: control characters but newlines and tabs as escapes. A pipe gets the text itself. */

@@ -82,8 +82,8 @@ function printStacks(error: unknown): void {
 }
 
 function listen(argv: readonly string[]): void {
-  process.on("SIGINT", () => {
-    if (isInterrupted) process.exit(exitCodes.interrupted); // the second time without waiting
+  // Once: the second Ctrl-C does what it does to any program, also while a kernel holds the event loop.
+  process.once("SIGINT", () => {
     isInterrupted = true;
     stop.abort(new Error("interrupted"));
   });

@@ -39,6 +39,7 @@ export function textView(): TrainView {
 }
 
 function startLines({
+  notes,
   task,
   parameters,
   engine,
@@ -53,6 +54,7 @@ function startLines({
     `engine: ${engine} (${reason})`,
     `model: ${task}, ${formatCount(parameters)} parameters; ${precision}`,
     `run: ${from} of ${formatCount(itemsPerStep)} tokens`,
+    ...notes,
   ];
 }
 
@@ -64,7 +66,7 @@ function stepText({ loss, learningRate, itemsPerSecond, skipped }: StepEvent): s
 function endText({ step, finalLoss, valLoss, skipped, ms }: EndEvent): string {
   const val = valLoss === undefined ? "" : `, validation loss ${valLoss.toFixed(3)}`;
   const lost = skipped === 0 ? "" : `, ${skipped} skipped by overflow`;
-  return `${step} steps in ${formatDuration(ms)}: loss ${finalLoss.toFixed(3)}${val}${lost} (nats per token)`;
+  return `${step} steps in ${formatDuration(ms)}: loss ${finalLoss?.toFixed(3) ?? "unknown"}${val}${lost} (nats per token)`;
 }
 
 /** What bars and lines say of the rarer events. */

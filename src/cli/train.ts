@@ -3,6 +3,7 @@
 import { existsSync } from "node:fs";
 import { appendFile, mkdir, readFile } from "node:fs/promises";
 import { join, resolve } from "node:path";
+import { crc32 } from "node:zlib";
 import { type Command, InvalidArgumentError, Option } from "commander";
 import * as v from "valibot";
 import { ConfigError } from "../core/errors.ts";
@@ -38,8 +39,9 @@ const settingsSchema = v.strictObject({
   precision: v.picklist(precisionNames),
   accumulation: positive,
   clip: v.number(),
-  /** Length of the token sequence, to notice data that changed. */
+  /** Length and CRC-32 of the token sequence, to notice data that changed. */
   tokens: positive,
+  tokensCrc: v.pipe(v.number(), v.integer(), v.minValue(0)),
 });
 type Settings = v.InferOutput<typeof settingsSchema>;
 const settingsFile = "run.json";
@@ -105,7 +107,7 @@ export function configure(command: Command, { signal }: CommandContext): void {
     .addOption(
       new Option("--tokenizer <name>", "how text becomes tokens").choices(Object.keys(tokenizers)).default("bytes"),
     )
-    .option("--steps <n>", "optimizer steps in all", numberOption(1), 300)
+    .option("--steps <n>", "optimizer steps in all; they also shape the learning rate", numberOption(1), 300)
     .option("--batch <n>", "windows in a step", numberOption(1), 8)
     .option("--seq-len <n>", "tokens in a window; the model's default otherwise", numberOption(1))
     .option("--lr <f>", "highest learning rate, after the warm-up", numberOption(0, { integer: false }), 3e-3)
@@ -178,7 +180,7 @@ async function resumedSettings(out: string, flags: TrainFlags, command: Command)
   return { ...saved, data, ...(given("steps") && { steps: flags.steps }) };
 }
 
-function newSettings(flags: TrainFlags): Omit<Settings, "tokens"> {
+function newSettings(flags: TrainFlags): Omit<Settings, "tokens" | "tokensCrc"> {
   if (flags.data === undefined)
     throw new ConfigError("train", "no text to learn", { remedy: "name one or more files with --data" });
   const { model, tokenizer, steps, batch, lr, warmup, seed, precision, accumulation, clip } = flags;
@@ -219,13 +221,17 @@ async function run(flags: TrainFlags, command: Command, signal: AbortSignal): Pr
   }
   const tokenizer = findTokenizer(fixed.tokenizer);
   const tokens = await loadTextFiles(fixed.data, tokenizer);
-  if ("tokens" in fixed && fixed.tokens !== tokens.length) {
+  const tokensCrc = crc32(new Uint8Array(tokens.buffer, tokens.byteOffset, tokens.byteLength));
+  if ("tokens" in fixed && (fixed.tokens !== tokens.length || (fixed as Settings).tokensCrc !== tokensCrc)) {
     throw new ConfigError(
       "train",
-      `the data had ${fixed.tokens} tokens when the run began and has ${tokens.length} now`,
+      `the data changed since the run began (${fixed.tokens} tokens then, ${tokens.length} now)`,
+      {
+        remedy: "restore the files, or start another run",
+      },
     );
   }
-  const settings: Settings = { ...fixed, tokens: tokens.length };
+  const settings: Settings = { ...fixed, tokens: tokens.length, tokensCrc };
   const { training, validation } = splitTokens(tokens, 0.1, settings.seqLen);
   const sizes = { sequenceLen: settings.seqLen, vocabSize: tokenizer.vocabSize };
   const dtype = precisionPolicy(settings.precision).compute;

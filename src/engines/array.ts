@@ -106,7 +106,7 @@ export function writeFeed(where: string, port: Aval & { readonly bytes: Uint8Arr
   if (feed instanceof NDArray && !sameShape(feed.shape, shape)) {
     throw new ShapeError(where, `expected ${formatAval(port)}, got ${formatAval(feed)}`);
   }
-  const values = feed instanceof NDArray ? (feed.data as ArrayLike<number>) : flatValues(where, feed, shape);
+  const values = feed instanceof NDArray ? arrayValues(feed, dtype) : flatValues(where, feed, shape);
   if (values.length !== sizeOf(shape)) {
     throw new ShapeError(where, `expected ${sizeOf(shape)} values for ${formatAval(port)}, got ${values.length}`);
   }
@@ -133,6 +133,15 @@ export function writeFeed(where: string, port: Aval & { readonly bytes: Uint8Arr
       );
   }
   to.set(values);
+}
+
+/** Numbers of an array; bit patterns of fp16 stay as they are for an fp16 port. */
+function arrayValues(feed: NDArray<DType, Float16As>, dtype: DType): ArrayLike<number> {
+  const { data } = feed;
+  if (feed.dtype !== "fp16" || !(data instanceof Uint16Array) || dtype === "fp16") return data as ArrayLike<number>;
+  const values = new Float32Array(data.length);
+  unpackFloat16(data, values);
+  return values;
 }
 
 function flatValues(where: string, feed: ArrayLike<number> | Nested, shape: Shape): ArrayLike<number> {

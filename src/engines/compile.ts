@@ -1,11 +1,13 @@
 // compile(): from graphs to a program that runs. Plans stages, opens engines, keeps buffers and state, queues runs.
 
+import { type ChipName, findChip } from "../chips/index.ts";
 import type { DType } from "../core/dtype.ts";
-import { AbortedError, ConfigError, DisposedError, EngineError } from "../core/errors.ts";
+import { AbortedError, ConfigError, DisposedError, EngineError, UnsupportedError } from "../core/errors.ts";
 import { type Aval, checkShape, type Shape } from "../core/shape.ts";
 import { buildPlan, type Plan, type StageSpec } from "../ir/plan.ts";
 import { type MilOptions, milFiles } from "../mil/writer.ts";
 import { requireFloat16 } from "../passes/precision.ts";
+import { checkChip } from "../passes/support.ts";
 import { input, Tensor } from "../tensor.ts";
 import {
   checkFloat16As,
@@ -16,7 +18,6 @@ import {
   type NDArray,
   readBuffer,
   viewOf,
-  writeFeed,
 } from "./array.ts";
 import type { Binding, Buffer, Engine, Executable } from "./engine.ts";
 import { type EngineChoice, openEngine, parseEngine } from "./open.ts";
@@ -40,6 +41,8 @@ export interface CompileOptions {
   readonly state?: StateStore;
   /** "fp32": every fp16 value becomes fp32. "fp16": refuses a graph with fp32 in it. As declared when absent. */
   readonly precision?: "fp16" | "fp32";
+  /** Refuses a graph that this chip cannot run, with the operator and the remedy; stages on other engines are left out. */
+  readonly chip?: ChipName;
   readonly signal?: AbortSignal;
   readonly name?: string;
 }
@@ -206,8 +209,12 @@ export class CompiledProgram<K extends string = string, O extends Tensors = Tens
     if (this.state.use.busy) throw new EngineError("runSync", "a run() is in flight on this engine; await it first");
     checkFloat16As(as);
     this.#checkNames(feeds);
-    for (const [name, feed] of Object.entries<Feed>(feeds))
-      writeFeed(`input "${name}"`, this.#buffer(this.plan.feeds.get(name)!), feed);
+    // All are checked before the first is written.
+    const encoded = Object.entries<Feed>(feeds).map(([name, feed]) => {
+      const buffer = this.#buffer(this.plan.feeds.get(name)!);
+      return [buffer, encodeFeed(`input "${name}"`, buffer, feed)] as const;
+    });
+    for (const [buffer, bytes] of encoded) buffer.bytes.set(bytes);
     for (const stage of this.#stages) this.#binding(stage).runSync();
     this.#commit();
     return this.#results(as);
@@ -261,6 +268,15 @@ export class CompiledProgram<K extends string = string, O extends Tensors = Tens
   }
 }
 
+function requireChip(plan: Plan, name: ChipName): void {
+  const chip = findChip(name);
+  const problems = plan.stages.filter(({ on }) => on === undefined).flatMap(({ program }) => checkChip(program, chip));
+  const [first] = problems;
+  if (first === undefined) return;
+  const more = problems.length === 1 ? "" : ` (and ${problems.length - 1} more)`;
+  throw new UnsupportedError("compile", `${first.where} on ${chip.name}: ${first.reason}${more}`, { chip: chip.name });
+}
+
 const openUses = new WeakMap<Engine, EngineUse>();
 
 /** The use of an engine that the caller opened and will close: one queue for all its programs. */
@@ -303,7 +319,7 @@ async function compileGraph(
   options: CompileOptions,
   expected: readonly string[] = [],
 ): Promise<CompiledProgram> {
-  const { engine = "auto", update, stages, state, precision, signal, name } = options;
+  const { engine = "auto", update, stages, state, precision, chip, signal, name } = options;
   aborted("compile", signal);
   if (precision !== undefined && precision !== "fp16" && precision !== "fp32") {
     throw new ConfigError("compile", `precision "${String(precision)}" is none of fp16, fp32`);
@@ -319,6 +335,7 @@ async function compileGraph(
     wide: precision === "fp32",
   });
   if (precision === "fp16") requireFloat16(plan);
+  if (chip !== undefined) requireChip(plan, chip);
   for (const port of expected) {
     if (!plan.feeds.has(port))
       throw new ConfigError("compile", `input "${port}" is used by no output; remove it or use it`);

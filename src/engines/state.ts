@@ -108,6 +108,16 @@ export class StateStore {
     return slot;
   }
 
+  /** Frees the buffers of parameters that only the program which is being disposed uses, such as caches. */
+  forget(tensors: readonly Tensor[]): void {
+    for (const { node } of tensors) {
+      const slot = node.kind === "parameter" ? this.#slots.get(node) : undefined;
+      slot?.current[Symbol.dispose]();
+      slot?.spare?.[Symbol.dispose]();
+      if (node.kind === "parameter") this.#slots.delete(node);
+    }
+  }
+
   /** True where some program of this state uses the parameter. */
   has(tensor: Tensor): boolean {
     return tensor.node.kind === "parameter" && this.#slots.has(tensor.node);

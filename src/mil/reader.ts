@@ -2,14 +2,14 @@
 
 import { type DType, isDType, newValues, type ValueArray } from "../core/dtype.ts";
 import { AnekitError, ConfigError, formatAval, ParseError } from "../core/errors.ts";
-import { unpackFloat16 } from "../core/float16.ts";
+import { roundFloat16, unpackFloat16 } from "../core/float16.ts";
+import { toMilName } from "../core/names.ts";
 import { type Aval, checkShape, sameAval, sizeOf } from "../core/shape.ts";
 import { type Program, ProgramBuilder } from "../ir/program.ts";
 import { type AttrSpec, type AttrValue, flattenOperands, type Op, operandNames } from "../ops/define.ts";
 import { findOp } from "../ops/index.ts";
 import type { MilArgument, MilFile, MilFunction, MilStatement, MilType, MilValue, Position } from "./ast.ts";
 import { readBlob } from "./blob.ts";
-import { toMilName } from "./names.ts";
 import { parseMil } from "./parser.ts";
 
 export interface ReadOptions {
@@ -56,6 +56,7 @@ class FunctionReader {
   readonly #values = new Map<string, number>();
   readonly #constants = new Map<string, TextConstant>();
   readonly #opened = new Map<string, Uint8Array>();
+  readonly #decoded = new Map<string, ValueArray>();
   #builder = new ProgramBuilder("main");
 
   constructor(file: string, weights: ((path: string) => Uint8Array) | undefined) {
@@ -179,12 +180,17 @@ class FunctionReader {
         attrs[attr] = this.#attribute(op, name, op.attrs[attr], value);
       } else if (fixed !== undefined) {
         const given = this.#constant(value).data[0]!;
-        if (!fixed.includes(given as never))
-          this.#fail(value.at, `${op.name}: ${name} must be ${fixed.join(" or ")}, not ${given}`);
+        if (!fixed.reads.includes(given)) {
+          this.#fail(value.at, `${op.name}: ${name} must be ${fixed.reads.join(" or ")}, not ${given}`);
+        }
       } else {
         const known = [...operandOf.keys(), ...attrOf.keys()].join(", ");
         this.#fail(at, `${op.name} has no parameter "${name}"; it has: ${known}`);
       }
+    }
+    for (const name in op.attrs) {
+      const { milDefault } = op.attrs[name] as AttrSpec;
+      if (milDefault !== undefined) attrs[name] ??= milDefault;
     }
     return { operands: flattenOperands<number>(op, operands).map((value) => value ?? -1), attrs };
   }
@@ -217,11 +223,24 @@ class FunctionReader {
   #literal({ dtype, shape }: Aval, { data, at }: Extract<MilValue, { kind: "literal" }>): ValueArray {
     if (data.length !== sizeOf(shape)) this.#fail(at, `${data.length} values for ${formatAval({ dtype, shape })}`);
     const values = newValues(dtype, data.length);
-    for (let i = 0; i < values.length; i++) values[i] = Number(data[i]);
+    for (let i = 0; i < values.length; i++) {
+      const value = Number(data[i]);
+      const outside = dtype === "fp16" && Number.isFinite(value) && !Number.isFinite(roundFloat16(value));
+      if (outside) this.#fail(at, `${value} is outside the range of fp16 (65504)`);
+      values[i] = value;
+    }
     return values;
   }
 
-  #blob(aval: Aval, { path, offset, at }: Extract<MilValue, { kind: "blob" }>): ValueArray {
+  /** Values of a blob; constants that name the same one share them. */
+  #blob(aval: Aval, value: Extract<MilValue, { kind: "blob" }>): ValueArray {
+    const key = `${formatAval(aval)} ${value.offset} ${value.path}`;
+    let values = this.#decoded.get(key);
+    if (values === undefined) this.#decoded.set(key, (values = this.#decode(aval, value)));
+    return values;
+  }
+
+  #decode(aval: Aval, { path, offset, at }: Extract<MilValue, { kind: "blob" }>): ValueArray {
     let bytes = this.#opened.get(path);
     if (bytes === undefined) {
       if (this.#weights === undefined)

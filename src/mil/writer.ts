@@ -3,13 +3,13 @@
 import { type DType, isFloat } from "../core/dtype.ts";
 import { ConfigError } from "../core/errors.ts";
 import { packFloat16, roundFloat16 } from "../core/float16.ts";
+import { toMilName } from "../core/names.ts";
 import { type Aval, sizeOf } from "../core/shape.ts";
 import { type Constant, type Instruction, identifier, type Program } from "../ir/program.ts";
-import type { AttrSpec, AttrValue } from "../ops/define.ts";
+import type { AttrSpec, AttrValue, FixedParameter } from "../ops/define.ts";
 import { operandNames } from "../ops/define.ts";
 import type { MilArgument, MilBinding, MilDType, MilFile, MilStatement, MilType, MilValue } from "./ast.ts";
 import { type BlobDType, BlobWriter } from "./blob.ts";
-import { toMilName } from "./names.ts";
 import { printMil } from "./printer.ts";
 
 export interface MilOptions {
@@ -53,12 +53,14 @@ class FunctionWriter {
   readonly blobs = new BlobWriter();
   readonly #program: Program;
   readonly #weightsPath: string;
+  readonly #dialect: "modern" | "verbose";
   readonly #names: string[] = [];
   readonly #taken: Set<string>;
   readonly #literals = new Map<string, string>();
   readonly #constants = new Map<number, Constant>();
 
-  constructor(program: Program, weightsPath: string) {
+  constructor(program: Program, weightsPath: string, dialect: "modern" | "verbose") {
+    this.#dialect = dialect;
     this.#program = program;
     this.#weightsPath = weightsPath;
     this.#taken = new Set([...program.inputs, ...program.outputs].map((port) => port.name));
@@ -139,6 +141,11 @@ class FunctionWriter {
       const { type, data } = attributeLiteral(op.attrs[name], value, dtype);
       args.push(argument(toMilName(name), variable(this.#attribute(type, data))));
     }
+    for (const [name, fixed] of Object.entries<FixedParameter>(op.milFixed ?? {})) {
+      const value = fixed[this.#dialect];
+      if (value === undefined) continue;
+      args.push(argument(name, variable(this.#attribute({ dtype: fixed.type, shape: [] }, [value]))));
+    }
     const names = results.map((value) => this.#name(value));
     this.statements.push({
       results: results.map((value, i) => binding(this.#program.values[value]!, names[i]!)),
@@ -202,7 +209,7 @@ export function writeMil(
 } {
   const unfit = program.constants.find(({ value }) => sizeOf(program.values[value]!.shape) === 0);
   if (unfit !== undefined) throw new ConfigError("mil", "a constant has no elements");
-  const writer = new FunctionWriter(program, weightsPath);
+  const writer = new FunctionWriter(program, weightsPath, dialect);
   for (const instruction of program.instructions) writer.instruction(instruction);
   const { version, opset, buildInfo } = headers[dialect];
   const file: MilFile = {

@@ -1,6 +1,6 @@
 // Text from a model: one decoding program with resident keys and values, fed token by token; sampling on the host.
 
-import { AbortedError, ConfigError } from "../core/errors.ts";
+import { AbortedError, ConfigError, EngineError } from "../core/errors.ts";
 import { RandomStream } from "../core/random.ts";
 import { byteTokenizer, type Tokenizer } from "../data/tokenizer.ts";
 import { type CompiledProgram, compile } from "../engines/compile.ts";
@@ -76,8 +76,12 @@ export class TextGenerator implements Disposable {
   readonly #model: Gpt;
   readonly #tokenizer: Tokenizer;
   readonly #program: CompiledProgram;
+  readonly #caches: readonly Tensor[];
+  /** True while a text is being produced: the caches hold one text. */
+  #active = false;
 
-  private constructor(model: Gpt, tokenizer: Tokenizer, program: CompiledProgram) {
+  private constructor(model: Gpt, tokenizer: Tokenizer, program: CompiledProgram, caches: readonly Tensor[]) {
+    this.#caches = caches;
     this.#model = model;
     this.#tokenizer = tokenizer;
     this.#program = program;
@@ -114,7 +118,7 @@ export class TextGenerator implements Disposable {
       { logits },
       { ...options, ...(state === undefined ? { engine: engine ?? "auto" } : { state }) },
     );
-    return new TextGenerator(model, tokenizer, program);
+    return new TextGenerator(model, tokenizer, program, [...update.keys()]);
   }
 
   get engine(): { readonly name: string; readonly reason: string } {
@@ -142,8 +146,22 @@ export class TextGenerator implements Disposable {
    * @throws {ConfigError} for an empty prompt or options out of range, {AbortedError} when the signal fires.
    */
   async *generate(prompt: string, options: SamplingOptions = {}): AsyncGenerator<GeneratedToken, void, void> {
-    const { maxTokens = 256, seed = 0, signal } = options;
     checkSampling(options);
+    if (this.#active)
+      throw new EngineError(
+        "generate",
+        "this generator is producing another text; finish it, or make a second generator",
+      );
+    this.#active = true;
+    try {
+      yield* this.#continue(prompt, options);
+    } finally {
+      this.#active = false;
+    }
+  }
+
+  async *#continue(prompt: string, options: SamplingOptions): AsyncGenerator<GeneratedToken, void, void> {
+    const { maxTokens = 256, seed = 0, signal } = options;
     const context = Array.from(this.#tokenizer.encode(prompt));
     if (context.length === 0) throw new ConfigError("generate", "the prompt is empty; give it at least one token");
     const { sequenceLen } = this.#model.config;
@@ -171,6 +189,7 @@ export class TextGenerator implements Disposable {
   }
 
   dispose(): void {
+    this.#program.state.forget(this.#caches);
     this.#program.dispose();
   }
   [Symbol.dispose](): void {

@@ -3,7 +3,17 @@
 import * as v from "valibot";
 import { ConfigError } from "../core/errors.ts";
 import { causalMask, ropeTables } from "../nn/functional.ts";
-import { Attention, Embedding, GeluMlp, type KvCache, LayerNorm, RmsNorm, Scope, SwigluMlp } from "../nn/layers.ts";
+import {
+  Attention,
+  Embedding,
+  GeluMlp,
+  type KvCache,
+  LayerNorm,
+  RmsNorm,
+  Scope,
+  type ScopeOptions,
+  SwigluMlp,
+} from "../nn/layers.ts";
 import type { Tensor } from "../tensor.ts";
 
 // Shape letters: B batch, T positions, C channels (nEmbd), V vocabulary.
@@ -90,16 +100,13 @@ export class Gpt {
   readonly #blocks: readonly Block[];
   readonly #norm: RmsNorm | LayerNorm;
 
-  constructor(
-    options: GptOptions,
-    { dtype = "fp16", seed = 0 }: { readonly dtype?: "fp16" | "fp32"; readonly seed?: number } = {},
-  ) {
+  constructor(options: GptOptions, { dtype = "fp16", seed = 0, empty = false }: ScopeOptions = {}) {
     const config = gptConfig(options);
     const { nLayer, nEmbd, nHead, nKvHead, hiddenDim } = config;
     const llama = config.architecture === "llama";
     this.config = config;
     this.dtype = dtype;
-    const scope = new Scope({ dtype, seed });
+    const scope = new Scope({ dtype, seed, empty });
     // Each block adds two terms to the residual stream: their weights shrink with depth so that its variance does not grow (GPT-2).
     const depth = Math.sqrt(2 * nLayer);
     const norm = (at: string, inside: Scope) =>

@@ -1,9 +1,9 @@
 // Composites over primitives: norms, attention, activations with gates, positions, losses. Functions of tensors; no parameters.
 
-import { customGradient } from "../autodiff/grad.ts";
+import { customGradient, stopGradient } from "../autodiff/grad.ts";
 import { isFloat, newValues } from "../core/dtype.ts";
 import { ConfigError, formatAval, ShapeError } from "../core/errors.ts";
-import { sizeOf } from "../core/shape.ts";
+import { checkShape, sizeOf } from "../core/shape.ts";
 import type { Tensor } from "../tensor.ts";
 
 // Shape letters: B batch, T positions, H heads, D head width, C channels, N rows, V classes.
@@ -60,6 +60,7 @@ export const maskedScore = -30000;
 
 /** Additive causal mask [T, T]: 0 where key <= query. */
 export function causalMask(like: Tensor, length: number): Tensor {
+  checkShape("causalMask", [length, length]);
   const mask = newValues(like.dtype, length * length);
   for (let query = 0; query < length; query++) mask.fill(maskedScore, query * length + query + 1, (query + 1) * length);
   return like.constantLike(mask, [length, length]);
@@ -134,6 +135,7 @@ export function ropeTables(
   theta = 10000,
 ): { readonly cos: Tensor; readonly sin: Tensor } {
   const half = headDim / 2;
+  checkShape("ropeTables", [length, half]);
   const angle = (i: number) => Math.floor(i / half) * theta ** (-(i % half) / half);
   const table = (f: (x: number) => number) =>
     like.constantLike(
@@ -226,18 +228,21 @@ function reduceRows(
 /**
  * Cross-entropy of rows of logits [N, V] with targets: int32 [N], or one-hot [N, V] of the logits' dtype. A row's loss is the log-sum-exp of the
  * logits minus the target's logit, shifted before the exponential, so that small losses keep their digits in fp16. The derivative at the logits is
- * the analytic (softmax - target) times the row's share, never a difference of rounded logarithms.
+ * the analytic (softmax - target) times the row's share, never a difference of rounded logarithms. Targets and weights are data: they get no
+ * derivative. In fp16 logits may be at most 65504 apart. An index outside [0, V) is not noticed: it matches no class.
  */
 export function crossEntropy(logits: Tensor, targets: Tensor, options: ClassLossOptions = {}): Tensor {
   if (!isFloat(logits.dtype))
     throw new ConfigError("crossEntropy", `logits are ${formatAval(logits.aval)}, not floats`);
-  const { hot, weights } = targetRows("crossEntropy", logits, targets, options);
+  const rows = targetRows("crossEntropy", logits, targets, options);
+  const hot = stopGradient(rows.hot);
+  const weights = rows.weights && stopGradient(rows.weights);
   const picked = logits.mul(hot).sum([1], { keepDims: true });
   const losses = logits.sub(picked).logSumExp([1], { keepDims: true });
   const { value, share } = reduceRows(losses, weights, options.reduction ?? "mean");
   return customGradient(value, [logits], (g) => {
-    const rows = g.rank === 1 ? g.reshape([g.size, 1]) : g;
-    return [logits.softmax(1).sub(hot).mul(rows.mul(share))];
+    const perRow = g.rank === 1 ? g.reshape([g.size, 1]) : g;
+    return [logits.softmax(1).sub(hot).mul(perRow.mul(share))];
   });
 }
 

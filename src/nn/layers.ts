@@ -2,28 +2,35 @@
 
 import { ConfigError } from "../core/errors.ts";
 import { RandomStream } from "../core/random.ts";
-import { type Shape, sizeOf } from "../core/shape.ts";
+import { checkShape, type Shape, sizeOf } from "../core/shape.ts";
 import { parameter, type Tensor } from "../tensor.ts";
 import { attention, mergeHeads, rmsNorm, rope, splitHeads, swiglu } from "./functional.ts";
 
 /** How a parameter starts: a constant, or normal numbers of a standard deviation. */
 export type Init = { readonly value: number } | { readonly std: number };
 
+export interface ScopeOptions {
+  readonly dtype?: "fp16" | "fp32";
+  readonly seed?: number;
+  readonly empty?: boolean;
+}
+
 /** Creates the parameters of a model: each has a dotted name, and its initial numbers depend on that name and the seed alone. */
 export class Scope {
   readonly dtype: "fp16" | "fp32";
   readonly seed: number;
+  /** True where initial values stay 0, because a checkpoint replaces them. */
+  readonly empty: boolean;
   /** Every parameter made in this scope and below, by full name, in order of creation. */
   readonly parameters: Map<string, Tensor>;
   readonly #prefix: string;
 
-  constructor(
-    { dtype = "fp16", seed = 0 }: { readonly dtype?: "fp16" | "fp32"; readonly seed?: number } = {},
-    parent?: Scope,
-    prefix = "",
-  ) {
+  constructor({ dtype = "fp16", seed = 0, empty = false }: ScopeOptions = {}, parent?: Scope, prefix = "") {
     this.dtype = dtype;
+    if (!Number.isSafeInteger(seed) || seed < 0)
+      throw new ConfigError("scope", `seed ${seed} is not an integer of at least 0`);
     this.seed = seed;
+    this.empty = empty;
     this.parameters = parent?.parameters ?? new Map();
     this.#prefix = prefix;
   }
@@ -36,9 +43,10 @@ export class Scope {
   parameter(name: string, shape: Shape, init: Init): Tensor {
     const full = `${this.#prefix}${name}`;
     if (this.parameters.has(full)) throw new ConfigError("scope", `two parameters are named "${full}"`);
+    checkShape(`parameter "${full}"`, shape);
     const initial = new Float32Array(sizeOf(shape));
     if ("value" in init) initial.fill(init.value);
-    else {
+    else if (!this.empty) {
       const random = new RandomStream(this.seed, full);
       for (let i = 0; i < initial.length; i++) initial[i] = init.std * random.normal();
     }

@@ -4,6 +4,7 @@ import type { Chip } from "../chips/index.ts";
 import { type DType, isFloat, type ValueArray } from "../core/dtype.ts";
 import { AnekitError, ConfigError, DTypeError, formatShape, invariant, ShapeError } from "../core/errors.ts";
 import { roundFloat16 } from "../core/float16.ts";
+import { toMilName } from "../core/names.ts";
 import { type Aval, checkShape } from "../core/shape.ts";
 import type { Tensor } from "../tensor.ts";
 
@@ -52,6 +53,8 @@ export interface AttrSpec<V extends AttrValue = AttrValue> {
   readonly kind: "bool" | "bools" | "int" | "uint" | "ints" | "float" | "string";
   readonly presence: "required" | "default" | "derived";
   readonly default?: V;
+  /** Default of MIL where it is another: what a text that leaves the parameter out means. */
+  readonly milDefault?: V;
   /** Values a string attribute may take. */
   readonly choices?: readonly string[];
 }
@@ -122,6 +125,14 @@ export type Vjp<I extends OperandSpecs> = {
   readonly [K in keyof I]: (I[K] extends { variadic: true } ? () => readonly Tensor[] : () => Tensor) | null;
 };
 
+export interface FixedParameter {
+  readonly type: "int32" | "bool" | "string";
+  readonly reads: readonly (string | number | boolean)[];
+  /** Absent for a dialect whose opset has no such parameter. */
+  readonly modern?: string | number | boolean;
+  readonly verbose?: string | number | boolean;
+}
+
 export interface OpRecord<I extends OperandSpecs, A extends AttrSpecs> {
   /** MIL's name of the operator. */
   readonly name: string;
@@ -143,8 +154,8 @@ export interface OpRecord<I extends OperandSpecs, A extends AttrSpecs> {
   kernel(inputs: PerOperand<I, KernelArray>, attrs: Attrs<A>, outs: readonly [KernelArray, ...KernelArray[]]): void;
   /** Attributes that MIL must not see for these values (alternatives such as num_splits and split_sizes). */
   milOmits?(attrs: Attrs<A>): readonly (keyof A & string)[];
-  /** Parameters of MIL that anekit does not vary, with the values that are read; they are not written. */
-  readonly milFixed?: Readonly<Record<string, readonly (string | number | boolean)[]>>;
+  /** Parameters of MIL that anekit does not vary, by MIL's name: the values that are read, and what each dialect writes (opset iOS18 or iOS16). */
+  readonly milFixed?: Readonly<Record<string, FixedParameter>>;
   /** True, or why a chip cannot run it; rank and extent limits common to all operators are checked elsewhere. */
   support?(chip: Chip, inputs: PerOperand<I, Aval>, attrs: Attrs<A>): true | string;
   /** Operands that the chip takes only as constants, with the equivalent graph used when such an operand is trained or computed. */
@@ -249,7 +260,7 @@ function checkOperands(op: Op, flat: readonly (Aval | undefined)[]): void {
 
 function checkAttr(op: Op, name: string, spec: AttrSpec, value: AttrValue): void {
   const refuse = (what: string): never => {
-    throw new ConfigError(op.name, `attribute ${name} ${what}`, { op: op.name });
+    throw new ConfigError(op.name, `attribute ${toMilName(name)} ${what}`, { op: op.name });
   };
   const isInt = (n: unknown) => typeof n === "number" && Number.isSafeInteger(n);
   switch (spec.kind) {
@@ -318,7 +329,7 @@ export function checkUse(
       attrs[name] = value;
       if (spec.kind === "float") roundAttr(op, name, value as number, flat[0]?.dtype); // refuses what the dtype cannot hold
     } else if (spec.presence === "required") {
-      throw new ConfigError(op.name, `attribute ${name} is missing`, { op: op.name });
+      throw new ConfigError(op.name, `attribute ${toMilName(name)} is missing`, { op: op.name });
     }
   }
   const named = operandsByName(op, flat);

@@ -95,6 +95,7 @@ export const sign = unary("sign", "-1, 0 or 1.", Math.sign, null);
 /** log, rsqrt, inverse: MIL adds `epsilon` to the operand. */
 function withEpsilon(
   name: string,
+  milDefault: number,
   doc: string,
   f: (x: number) => number,
   vjp: (x: Tensor, context: VjpContext) => Tensor,
@@ -103,16 +104,17 @@ function withEpsilon(
     name,
     doc,
     inputs: { x: floats },
-    attrs: { epsilon: floatAttr(0) },
+    attrs: { epsilon: { ...floatAttr(0), milDefault } },
     elementwise: true,
     infer: ({ x }) => x,
     vjp: ({ x }, { epsilon }, context) => ({ x: () => vjp(epsilon === 0 ? x : x.add(epsilon), context) }),
     kernel: ({ x }, { epsilon }, [out]) => map((value) => f(value + epsilon))({ x }, undefined, [out]),
   });
 }
-export const log = withEpsilon("log", "Natural logarithm of x + epsilon.", Math.log, (x, { g }) => g.div(x));
+export const log = withEpsilon("log", 1e-45, "Natural logarithm of x + epsilon.", Math.log, (x, { g }) => g.div(x));
 export const rsqrt = withEpsilon(
   "rsqrt",
+  1e-12,
   "1 / sqrt(x + epsilon).",
   (x) => 1 / Math.sqrt(x),
   // One factor at a time onto the cotangent: out^3 alone leaves the fp16 range at x = 6e-4.
@@ -120,6 +122,7 @@ export const rsqrt = withEpsilon(
 );
 export const inverse = withEpsilon(
   "inverse",
+  1e-4,
   "1 / (x + epsilon).",
   (x) => 1 / x,
   (_x, { g, out }) => g.mul(out).mul(out).neg(),
@@ -149,8 +152,9 @@ export const gelu = defineOp({
         return g.mul(x.mul(Math.SQRT1_2).erf().add(1).mul(0.5).add(x.mul(density)));
       }
       if (mode === "SIGMOID_APPROXIMATION") {
-        const s = x.mul(1.702).sigmoid();
-        return g.mul(s.add(x.mul(1.702).mul(s).mul(s.neg().add(1))));
+        const inner = x.clip(-20, 20).mul(1.702); // beyond, the sigmoid is 0 or 1 and the second term must not become inf * 0
+        const s = inner.sigmoid();
+        return g.mul(s.add(inner.mul(s).mul(s.neg().add(1))));
       }
       // Outside |x| < 8 tanh is +-1 to fp32 accuracy and the product with the cubic's slope must not become inf * 0.
       const inner = x.clip(-8, 8);
@@ -252,7 +256,7 @@ export const real_div = binary("real_div", "x / y.", floats, (x, y) => x / y, {
   dy: (g, _x, y, out) => g.mul(out).div(y).neg(),
 });
 export const pow = binary("pow", "x^y; the derivative in y needs x > 0.", floats, (x, y) => x ** y, {
-  dx: (g, x, y) => g.mul(y).mul(x.pow(y.sub(1))),
+  dx: (g, x, y) => y.equal(0).select(0, g.mul(y).mul(x.pow(y.sub(1)))), // 0^0 is constant in x
   dy: (g, x, _y, out) => g.mul(out).mul(x.log()),
 });
 export const maximum = binary(

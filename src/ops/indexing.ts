@@ -2,7 +2,7 @@
 
 import { ConfigError, formatShape, ShapeError } from "../core/errors.ts";
 import { normalizeAxis, sizeOf } from "../core/shape.ts";
-import { anything, bool, defineOp, indices, int, type KernelArray, numbers, oneOf } from "./define.ts";
+import { bool, defineOp, indices, int, type KernelArray, numbers, oneOf } from "./define.ts";
 import { splitOffsets } from "./kernels/loops.ts";
 import { never } from "./support.ts";
 
@@ -13,10 +13,13 @@ function checkIndex(op: string, index: number, extent: number): number {
   return at;
 }
 
+/** Every engine checks indices, whatever the text says. */
+const validateIndices = { type: "bool", reads: [true, false], modern: false } as const;
+
 export const gather = defineOp({
   name: "gather",
   doc: "Slices of x along `axis` picked by indices: x.shape[:axis] + indices.shape + x.shape[axis + 1:]. Negative indices count from the end; others outside the axis are an error.",
-  inputs: { x: anything, indices },
+  inputs: { x: numbers, indices },
   attrs: { axis: int(0) },
   complete: ({ x }, { axis = 0 }) => ({ axis: normalizeAxis("gather", axis, x.shape.length) }),
   infer({ x, indices: at }, { axis }) {
@@ -44,7 +47,7 @@ export const gather = defineOp({
     }
   },
   canFail: true,
-  milFixed: { batch_dims: [0], validate_indices: [true, false] },
+  milFixed: { batch_dims: { type: "int32", reads: [0], modern: 0, verbose: 0 }, validate_indices: validateIndices },
   support: never("use a product with a one-hot matrix, or gather in a CPU stage"),
 });
 
@@ -101,7 +104,7 @@ export const scatter = defineOp({
     out.data.set(sums);
   },
   canFail: true,
-  milFixed: { validate_indices: [true, false] },
+  milFixed: { validate_indices: validateIndices },
   support: never("use a product with a one-hot matrix, or scatter in a CPU stage"),
 });
 

@@ -13,7 +13,6 @@ import {
   int,
   ints,
   type KernelArray,
-  numbers,
   oneOf,
   uint,
   variadic,
@@ -472,7 +471,7 @@ function padSource(extent: number, before: number, after: number, mode: string):
 export const pad = defineOp({
   name: "pad",
   doc: "Elements added around x: `pad` holds begin and end for each of the last pad.length / 2 axes; constant, reflected (without the border) or replicated.",
-  inputs: { x: numbers },
+  inputs: { x: floats },
   attrs: { pad: ints(), mode: oneOf(["constant", "reflect", "replicate"], "constant"), constantVal: float(0) },
   infer({ x }, { pad: amounts, mode }) {
     const rank = x.shape.length;

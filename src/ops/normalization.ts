@@ -85,56 +85,50 @@ function requireShape(op: string, name: string, operand: Aval | undefined, shape
 
 const constantAffine = "the chip takes gain and bias of a norm as constants";
 
+/** Extents of `axes`, 1 elsewhere: how gain and bias over those axes stand against x. */
+function shapeOver(x: { readonly shape: Shape }, axes: readonly number[]): number[] {
+  return x.shape.map((extent, axis) => (axes.includes(axis) ? extent : 1));
+}
+
+function affineLayerNorm(
+  { x, gamma, beta }: { x: Tensor; gamma?: Tensor | undefined; beta?: Tensor | undefined },
+  { axes, epsilon }: { axes: readonly number[]; epsilon: number },
+): Tensor {
+  return scaleAndShift(x.layerNorm({ axes, epsilon }), gamma, beta, shapeOver(x, axes));
+}
+
 export const layer_norm = defineOp({
   name: "layer_norm",
-  doc: "(x - mean) / sqrt(var + epsilon) gamma + beta over the trailing `axes`; gamma and beta have the shape of those axes.",
+  doc: "(x - mean) / sqrt(var + epsilon) gamma + beta over `axes` (all when absent); gamma and beta have the shape of those axes.",
   inputs: { x: floats, gamma: optional(floats), beta: optional(floats) },
-  attrs: { axes: ints(), epsilon: float(1e-5) },
+  attrs: { axes: ints("derived"), epsilon: float(1e-5) },
   complete({ x }, { axes, epsilon = 1e-5 }) {
-    return { axes: normalizeAxes("layer_norm", axes, x.shape.length), epsilon };
+    return { axes: normalizeAxes("layer_norm", axes ?? x.shape.map((_, axis) => axis), x.shape.length), epsilon };
   },
   infer({ x, gamma, beta }, { axes }) {
-    const rank = x.shape.length;
-    if (axes.length === 0 || axes.some((axis, i) => axis !== rank - axes.length + i)) {
-      throw new ShapeError("layer_norm", `axes ${formatShape(axes)} are not the trailing axes of rank ${rank}`);
-    }
-    const shape = x.shape.slice(rank - axes.length);
+    if (axes.length === 0) throw new ShapeError("layer_norm", "there are no axes to normalize over");
+    const shape = axes.map((axis) => x.shape[axis]!);
     requireShape("layer_norm", "gamma", gamma, shape);
     requireShape("layer_norm", "beta", beta, shape);
     return x;
   },
   vjp({ x, gamma, beta }, { axes, epsilon }, { g }) {
     const parts = standardize(x, axes, epsilon);
+    const over = shapeOver(x, axes);
     return {
-      x: () => standardizeVjp(gamma === undefined ? g : g.mul(gamma), parts, axes),
-      gamma: () => g.mul(parts.xhat).sumTo(gamma!.shape),
-      beta: () => g.sumTo(beta!.shape),
+      x: () => standardizeVjp(gamma === undefined ? g : g.mul(gamma.reshape(over)), parts, axes),
+      gamma: () => g.mul(parts.xhat).sumTo(over).reshape(gamma!.shape),
+      beta: () => g.sumTo(over).reshape(beta!.shape),
     };
   },
   kernel({ x, gamma, beta }, { axes, epsilon }, [out]) {
     standardizeKernel(x, axes, epsilon, { gamma, beta, at: (_group, element) => element }, out);
   },
   constantOnChip: {
-    gamma: {
-      reason: constantAffine,
-      lower: ({ x, gamma, beta }, { axes, epsilon }) => affineLayerNorm(x, gamma, beta, axes, epsilon),
-    },
-    beta: {
-      reason: constantAffine,
-      lower: ({ x, gamma, beta }, { axes, epsilon }) => affineLayerNorm(x, gamma, beta, axes, epsilon),
-    },
+    gamma: { reason: constantAffine, lower: affineLayerNorm },
+    beta: { reason: constantAffine, lower: affineLayerNorm },
   },
 });
-
-function affineLayerNorm(
-  x: Tensor,
-  gamma: Tensor | undefined,
-  beta: Tensor | undefined,
-  axes: readonly number[],
-  epsilon: number,
-): Tensor {
-  return scaleAndShift(x.layerNorm({ axes, epsilon }), gamma, beta, x.shape.slice(x.shape.length - axes.length));
-}
 
 export const instance_norm = defineOp({
   name: "instance_norm",

@@ -55,7 +55,9 @@ function reduction({ name, doc, integers, fold, dx }: ReductionFacts) {
 /** Cotangent shared evenly among the elements that attain the extremum. */
 function evenly(x: Tensor, { g, out }: { g: Tensor; out: Tensor }, axes: readonly number[]): Tensor {
   const hits = x.equal(out).cast(x.dtype);
-  return hits.mul(g.div(hits.sum(axes, { keepDims: true })));
+  // The share of hits instead of their number, which fp16 may not hold.
+  const count = sizeOf(axes.map((axis) => x.shape[axis]!));
+  return hits.mul(g.mul(1 / count).div(hits.mean(axes, { keepDims: true })));
 }
 
 export const reduce_sum = reduction({
@@ -91,13 +93,11 @@ export const reduce_l1_norm = reduction({
   fold: { init: 0, step: (a, x) => a + Math.abs(x) },
   dx: (x, { g }) => g.mul(x.sign()),
 });
-/** Divisor floor of the norm's derivative: at x = 0 it is 0 instead of 0/0; the smallest normal fp16. */
-const tinyNorm = 2 ** -14;
 export const reduce_l2_norm = reduction({
   name: "reduce_l2_norm",
   doc: "Square root of the sum of x^2; the squares never leave the wide accumulator, so only the norm itself must fit the dtype. The derivative at 0 is 0.",
   fold: { init: 0, step: (a, x) => a + x * x, finish: Math.sqrt },
-  dx: (x, { g, out }) => x.div(out.maximum(tinyNorm)).mul(g),
+  dx: (x, { g, out }) => x.div(out.add(out.equal(0).cast(x.dtype))).mul(g), // at 0 it is 0/1 instead of 0/0
 });
 export const reduce_sum_square = reduction({
   name: "reduce_sum_square",
@@ -143,7 +143,7 @@ function argExtremum(
     }),
     infer: ({ x }, { axis, keepDims }) => ({ dtype: "int32", shape: reduceShape(x.shape, [axis], keepDims) }),
     vjp: null,
-    milFixed: { output_dtype: ["int32"] },
+    milFixed: { output_dtype: { type: "string", reads: ["int32"], modern: "int32" } },
     kernel({ x }, { axis }, [out]) {
       const { kept, reduced } = splitOffsets(x.shape, [axis]);
       for (let i = 0; i < kept.length; i++) {

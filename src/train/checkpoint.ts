@@ -7,7 +7,7 @@ import * as v from "valibot";
 import { CheckpointError, formatAval, formatShape } from "../core/errors.ts";
 import { sameShape } from "../core/shape.ts";
 import { fileError } from "../data/bytes.ts";
-import { removeStaleTemporaries, writeFileAtomic, writeFolderAtomic } from "../data/files.ts";
+import { writeFileAtomic, writeFolderAtomic } from "../data/files.ts";
 import { encodeSafetensors, openSafetensors, type SafetensorsInput } from "../data/safetensors.ts";
 import type { StateStore } from "../engines/state.ts";
 import { gptConfigSchema } from "../models/gpt.ts";
@@ -36,6 +36,7 @@ const metaSchema = v.strictObject({
   anekit: v.string(),
   engine: v.string(),
   precision: v.string(),
+  optimizer: v.string(),
   model: v.optional(gptConfigSchema),
   tokenizer: v.optional(v.string()),
   progress: progressSchema,
@@ -108,7 +109,6 @@ export async function saveCheckpoint(
 
 /** The newest checkpoint of a run, or the folder itself when it is one. @throws {CheckpointError} where there is none. */
 export async function findCheckpoint(path: string): Promise<string> {
-  await removeStaleTemporaries(path).catch(() => []);
   const newest = (await listCheckpoints(path)).at(-1);
   if (newest !== undefined) return newest.path;
   const own = await readFile(join(path, metaFile)).catch(() => undefined);

@@ -13,6 +13,8 @@ export interface StartEvent {
   /** Items (tokens, images) a step. */
   readonly itemsPerStep: number;
   readonly compileMs: number;
+  /** What a resumed run should know: engine or version differ from the checkpoint's. */
+  readonly notes: readonly string[];
 }
 
 export interface StepEvent {
@@ -45,8 +47,8 @@ export interface CheckpointEvent {
 export interface EndEvent {
   readonly type: "end";
   readonly step: number;
-  /** Mean training loss of the last steps (at most 20). */
-  readonly finalLoss: number;
+  /** Mean training loss of the last steps that counted (at most 20); absent where none did. */
+  readonly finalLoss?: number;
   readonly valLoss?: number;
   /** Steps skipped because of overflow, over the whole run. */
   readonly skipped: number;

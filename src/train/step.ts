@@ -1,6 +1,7 @@
 // The graphs of a training step: scaled derivatives, overflow check, clipping, optimizer, and the flag that decides whether any of it counts.
 
 import { grad } from "../autodiff/grad.ts";
+import { ConfigError } from "../core/errors.ts";
 import { float16Max } from "../core/float16.ts";
 import type { StageSpec } from "../ir/plan.ts";
 import { globalNorm, peakOf } from "../optim/clip.ts";
@@ -100,28 +101,32 @@ export function buildTraining(spec: StepSpec): TrainingGraphs {
   const sumsPeak = peakOf(sums);
   const norm = clipNorm === undefined ? undefined : globalNorm(sums, sumsPeak, gradScale.mul(1 / policy.momentScale));
   const factor = norm === undefined ? gradScale : gradScale.mul(norm.maximum(clipNorm!).inverse().mul(clipNorm!));
-  // A step counts if nothing overflowed: not the derivatives, not their sums over micro-steps, not what the optimizer gets. In a mixed policy the
-  // magnitudes cross from the fp16 stage to the fp32 stage.
-  const within = (magnitude: Tensor) =>
-    magnitude.less(finiteLimit[magnitude.dtype as "fp16" | "fp32"]).cast(policy.moments);
-  const applied = within(peak)
-    .mul(within(sumsPeak))
-    .mul(within(sumsPeak.mul(factor)));
-  const finite = applied.greater(0.5);
-
   const scalarNames = Object.keys(optimizer.scalars(0, 0, 1));
   const scalars = Object.fromEntries(
     scalarNames.map((name) => [name, input([], { name: `optimizer_${name}`, dtype: policy.state })]),
   );
-  const update = new Map<Tensor, Tensor>();
-  const keep = (old: Tensor, next: Tensor) => update.set(old, finite.select(next, old));
-  for (const [i, { name, parameter: p, weight, slots, accumulator }] of trained.entries()) {
+  const replaced = new Map<Tensor, Tensor>();
+  for (const [i, { name, parameter: p, weight, slots }] of trained.entries()) {
     const context = { scalars, momentScale: policy.momentScale, ...groupOf(optimizer, name, weight) };
     const next = optimizer.update(weight, sums[i]!.mul(factor), slots, context);
-    keep(weight, next.parameter);
-    if (weight !== p) keep(p, next.parameter.cast(p.dtype));
-    for (const [slot, value] of Object.entries(next.slots)) keep(slots[slot]!, value);
-    // Sums start again whether the step counted or not.
+    replaced.set(weight, next.parameter);
+    if (weight !== p) replaced.set(p, next.parameter.cast(p.dtype));
+    for (const [slot, value] of Object.entries(next.slots)) replaced.set(slots[slot]!, value);
+  }
+  // A step counts if nothing overflowed: not the derivatives, not their sums over micro-steps, not what the optimizer gets, not what comes out of
+  // it. In a mixed policy the magnitudes cross from the fp16 stage to the fp32 stage.
+  const within = (magnitude: Tensor) =>
+    magnitude.less(finiteLimit[magnitude.dtype as "fp16" | "fp32"]).cast(policy.moments);
+  const magnitudes = [peak, sumsPeak, sumsPeak.mul(factor)];
+  for (const dtype of ["fp16", "fp32"] as const) {
+    const results = [...replaced.values()].filter((tensor) => tensor.dtype === dtype);
+    if (results.length > 0) magnitudes.push(peakOf(results));
+  }
+  const applied = magnitudes.map(within).reduce((all, each) => all.mul(each));
+  const finite = applied.greater(0.5);
+  const update = new Map<Tensor, Tensor>([...replaced].map(([old, next]) => [old, finite.select(next, old)]));
+  // Sums start again whether the step counted or not.
+  for (const { accumulator } of trained) {
     if (accumulator !== undefined) update.set(accumulator, accumulator.filled(0, accumulator.shape));
   }
   if (seenPeak !== undefined) update.set(seenPeak, seenPeak.filled(0, [1]));
@@ -135,12 +140,17 @@ export function buildTraining(spec: StepSpec): TrainingGraphs {
           { name, ...(narrowOnly && { on: "cpu" }) },
         ];
   const state = new Map<string, Tensor>();
+  const addState = (name: string, tensor: Tensor) => {
+    if (state.has(name))
+      throw new ConfigError("train", `two tensors of the state are named "${name}"; rename a parameter`);
+    state.set(name, tensor);
+  };
   const scratch: Tensor[] = seenPeak === undefined ? [] : [seenPeak];
   for (const { name, parameter: p, weight, slots, accumulator } of trained) {
     if (accumulator !== undefined) scratch.push(accumulator);
-    state.set(name, p);
-    if (weight !== p) state.set(`${name}.master`, weight);
-    for (const [slot, tensor] of Object.entries(slots)) state.set(`${name}.${slot}`, tensor);
+    addState(name, p);
+    if (weight !== p) addState(`${name}.master`, weight);
+    for (const [slot, tensor] of Object.entries(slots)) addState(`${name}.${slot}`, tensor);
   }
   return {
     accumulate: seenPeak && accumulateGraph(task, trained, sums, seenPeak, peak, stagesOf("accumulate")),

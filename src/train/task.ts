@@ -27,11 +27,12 @@ export interface Task {
 export interface LanguageModelOptions {
   readonly data: TokenDataset;
   readonly validation?: TokenDataset;
-  readonly batchSize: number;
+  /** Windows in a micro-step; 8 unless stated. */
+  readonly batchSize?: number;
   /** Positions of a window; the model's sequenceLen unless stated. */
   readonly sequenceLen?: number;
   readonly seed?: number;
-  /** Validation windows, spread evenly; 32 unless stated. */
+  /** Validation windows, spread evenly; 32 unless stated, rounded to whole batches. */
   readonly validationWindows?: number;
   /** One-hot rows instead of indices, for engines without gather and int32 ports. */
   readonly oneHot?: boolean;
@@ -42,7 +43,7 @@ export function languageModelTask(model: Gpt, options: LanguageModelOptions): Ta
   const {
     data,
     validation,
-    batchSize,
+    batchSize = 8,
     sequenceLen = model.config.sequenceLen,
     seed = 0,
     validationWindows = 32,

@@ -1,6 +1,7 @@
 // train(): a run as a stream of typed events, with validation, checkpoints, resumption and orderly interruption.
 
 import { AbortedError, ConfigError } from "../core/errors.ts";
+import { removeStaleTemporaries } from "../data/files.ts";
 import { Gpt } from "../models/gpt.ts";
 import { findCheckpoint, listCheckpoints } from "./checkpoint.ts";
 import type { TrainEvent } from "./events.ts";
@@ -51,7 +52,8 @@ export async function* train(subject: Gpt | Task, options: RunOptions): AsyncGen
   };
   const started = performance.now();
   using trainer = await Trainer.create({ ...rest, task, ...(signal !== undefined && { signal }) });
-  if (resume) await trainer.load(await findCheckpoint(out!), about.model);
+  if (out !== undefined) await removeStaleTemporaries(out);
+  const notes = resume ? await trainer.load(await findCheckpoint(out!), about.model) : [];
   const { progress } = trainer;
   if (progress.step > steps)
     throw new ConfigError("train", `the checkpoint is at step ${progress.step}, beyond the ${steps} asked for`);
@@ -67,6 +69,7 @@ export async function* train(subject: Gpt | Task, options: RunOptions): AsyncGen
     steps,
     itemsPerStep: trainer.itemsPerStep,
     compileMs: performance.now() - started,
+    notes,
   };
 
   let savedAt = resume ? progress.step : -1;
@@ -86,6 +89,7 @@ export async function* train(subject: Gpt | Task, options: RunOptions): AsyncGen
   let valLoss: number | undefined;
   let aborted = false;
   try {
+    if (progress.step === steps) valLoss = yield* validate(); // a finished run: only its figures are told again
     while (progress.step < steps) {
       if (signal?.aborted) throw new AbortedError("train", signal);
       const event = await trainer.step(signal);
@@ -99,10 +103,11 @@ export async function* train(subject: Gpt | Task, options: RunOptions): AsyncGen
     aborted = true;
   }
   yield* save();
+  const recent = progress.recentLosses;
   yield {
     type: "end",
     step: progress.step,
-    finalLoss: progress.recentLosses.reduce((sum, loss) => sum + loss, 0) / progress.recentLosses.length,
+    ...(recent.length > 0 && { finalLoss: recent.reduce((sum, loss) => sum + loss, 0) / recent.length }),
     ...(valLoss !== undefined && { valLoss }),
     skipped: progress.skipped,
     ms: performance.now() - started,

@@ -33,6 +33,9 @@ export interface TrainerOptions {
 /** Start, bounds and growth interval of the dynamic loss scale; the start leaves a factor of 32 below the fp16 limit for gradients above 1. */
 const dynamicScale = { initial: 1024, min: 1, max: 32768, interval: 200 } as const;
 
+/** Below, the factor that takes the loss scale out again (1024 over it, in fp16) overflows. */
+const staticScaleMin = 1 / 16;
+
 /** Steps whose mean loss is reported at the end. */
 const recentSteps = 20;
 
@@ -98,8 +101,8 @@ export class Trainer implements Disposable {
     if (!Number.isInteger(accumulation) || accumulation < 1)
       throw new ConfigError("train", `accumulation ${accumulation} is not a positive integer`);
     if (clipNorm !== null && !(clipNorm > 0)) throw new ConfigError("train", `clipNorm ${clipNorm} is not positive`);
-    if (typeof lossScale === "number" && !(lossScale > 0 && lossScale <= dynamicScale.max)) {
-      throw new ConfigError("train", `lossScale ${lossScale} is outside (0, ${dynamicScale.max}]`);
+    if (typeof lossScale === "number" && !(lossScale >= staticScaleMin && lossScale <= dynamicScale.max)) {
+      throw new ConfigError("train", `lossScale ${lossScale} is outside [${staticScaleMin}, ${dynamicScale.max}]`);
     }
     const narrowOnly = (typeof engine === "string" ? engine : engine.name) === "ane";
     const graphs = buildTraining({
@@ -114,10 +117,17 @@ export class Trainer implements Disposable {
     const load = ({ outputs, update, stages }: TrainingGraphs["apply"], state?: StateStore) =>
       compile(outputs, { ...shared, update, stages, ...(state === undefined ? { engine } : { state }) });
     const apply = await load(graphs.apply);
-    checkPrecision(policy, apply.engine.name as Engine["name"]);
-    const accumulate = graphs.accumulate && (await load(graphs.accumulate, apply.state));
-    const evaluate = task.validation && (await compile({ loss: task.loss }, { ...shared, state: apply.state }));
-    return new Trainer(options, policy, graphs, { apply, accumulate, evaluate });
+    let accumulate: CompiledProgram | undefined;
+    try {
+      checkPrecision(policy, apply.engine.name as Engine["name"]);
+      accumulate = graphs.accumulate && (await load(graphs.accumulate, apply.state));
+      const evaluate = task.validation && (await compile({ loss: task.loss }, { ...shared, state: apply.state }));
+      return new Trainer(options, policy, graphs, { apply, accumulate, evaluate });
+    } catch (error) {
+      accumulate?.dispose();
+      apply.dispose();
+      throw error;
+    }
   }
 
   get engine(): { readonly name: string; readonly reason: string } {
@@ -235,6 +245,7 @@ export class Trainer implements Disposable {
       anekit: packageVersion(),
       engine: this.engine.name,
       precision: this.policy.name,
+      optimizer: this.#optimizer.name,
       ...about,
     } as const;
     return saveCheckpoint(run, { ...meta, progress: { ...this.progress } }, this.#graphs.state, this.state);
@@ -242,15 +253,18 @@ export class Trainer implements Disposable {
 
   /**
    * Goes on from a checkpoint folder; a loss scale that the options fix stays. @throws {CheckpointError | ConfigError} where the checkpoint belongs to
-   * another model or policy; nothing is changed then.
+   * another model, optimizer or policy; nothing is changed then. Returns what differs between then and now and may change the last bits.
    */
-  async load(folder: string, model?: GptConfig): Promise<void> {
+  async load(folder: string, model?: GptConfig): Promise<string[]> {
     const meta = await readCheckpointMeta(folder);
     if (meta.precision !== this.policy.name) {
       throw new ConfigError(
         "resume",
         `the checkpoint was trained with precision ${meta.precision}, not ${this.policy.name}`,
       );
+    }
+    if (meta.optimizer !== this.#optimizer.name) {
+      throw new ConfigError("resume", `the checkpoint was trained with ${meta.optimizer}, not ${this.#optimizer.name}`);
     }
     for (const [field, value] of Object.entries(model ?? {})) {
       const saved = meta.model?.[field as keyof GptConfig];
@@ -260,6 +274,10 @@ export class Trainer implements Disposable {
     await loadState(folder, this.#graphs.state, this.state, { exact: true });
     const { lossScale } = this.progress;
     Object.assign(this.progress, meta.progress, this.#dynamic ? {} : { lossScale });
+    const now = { engine: this.engine.name, anekit: packageVersion() };
+    return (["engine", "anekit"] as const)
+      .filter((what) => meta[what] !== now[what])
+      .map((what) => `the checkpoint was written with ${what} ${meta[what]}, this is ${now[what]}`);
   }
 
   dispose(): void {

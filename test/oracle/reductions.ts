@@ -107,7 +107,8 @@ function perChannel(x: RefTensor | undefined, channel: number, absent: number): 
 }
 
 function layerNorm(x: RefTensor, gamma: RefTensor | undefined, beta: RefTensor | undefined, attrs: Attrs): RefTensor {
-  const axes = normalAxes(numbersAttr(attrs, "axes"), x.shape.length);
+  const all = x.shape.map((_, axis) => axis);
+  const axes = normalAxes(numbersAttr(attrs, "axes", all), x.shape.length);
   const epsilon = numberAttr(attrs, "epsilon", 1e-5);
   const normalized = withGroup(x, axes, (value, group) => (value - mean(group)) / Math.sqrt(variance(group) + epsilon));
   return build(x.shape, (coordinates) => {
@@ -411,6 +412,16 @@ export const cases: Record<string, OpCases> = {
   },
   layer_norm: {
     accepts: [
+      {
+        inputs: { x: operandOf([2, 3, 4], spaced), gamma: operandOf([3], around), beta: operandOf([3], around) },
+        attrs: { axes: [1] },
+      },
+      {
+        inputs: { x: operandOf([2, 3, 4], spaced), gamma: operandOf([2, 4], around) },
+        attrs: { axes: [0, 2] },
+        note: "axes apart",
+      },
+      { inputs: { x: operandOf([2, 5], spaced), beta: operandOf([2, 5], around) }, note: "all axes when absent" },
       { inputs: { x: operandOf([7], spaced) }, attrs: { axes: [0] } },
       {
         inputs: { x: operandOf([3, 5], spaced), gamma: operandOf([5], around), beta: operandOf([5], around) },
@@ -450,20 +461,7 @@ export const cases: Record<string, OpCases> = {
       },
     ],
     refuses: [
-      {
-        inputs: { x: operandOf([2, 3, 4], around) },
-        attrs: { axes: [1] },
-        message: begins("layer_norm"),
-        note: "not the trailing axes",
-      },
-      {
-        inputs: { x: operandOf([2, 3, 4], around) },
-        attrs: { axes: [0, 2] },
-        message: begins("layer_norm"),
-        note: "not the trailing axes",
-      },
       { inputs: { x: SMALL }, attrs: { axes: [2] }, message: begins("layer_norm"), note: "axis out of range" },
-      { inputs: { x: SMALL }, message: begins("layer_norm"), note: "axes are missing" },
       {
         inputs: { x: SMALL, gamma: operandOf([2], around) },
         attrs: { axes: [-1] },

@@ -9,8 +9,20 @@ import { instructionOperands, type Program } from "../../ir/program.ts";
 import type { KernelArray } from "../../ops/define.ts";
 import type { Binding, Buffer, Engine, Executable } from "../engine.ts";
 
-/** Bytes of intermediate values above which a program is refused instead of exhausting memory. */
-const memoryLimit = 8 * 2 ** 30;
+/** Bytes above which a program is refused instead of exhausting memory. */
+const memoryLimit = 4 * 2 ** 30;
+
+/** What a program takes: an array for every value, its ports in storage format, and the largest kernel's index tables (three operands, 4 bytes an index). */
+function bytesNeeded({ values, inputs, outputs, instructions }: Program): number {
+  const elements = (value: number) => sizeOf(values[value]!.shape);
+  const arrays = values.reduce((sum, _, value) => sum + 4 * elements(value), 0);
+  const ports = [...inputs, ...outputs].reduce(
+    (sum, { value }) => sum + dtypeBytes[values[value]!.dtype] * elements(value),
+    0,
+  );
+  const widest = instructions.reduce((most, { results }) => Math.max(most, ...results.map(elements)), 0);
+  return arrays + ports + 12 * widest;
+}
 
 /** How long an asynchronous run computes before it lets the event loop turn. */
 const sliceMs = 20;
@@ -53,12 +65,12 @@ class SimExecutable implements Executable {
 
   constructor(program: Program) {
     this.program = program;
-    const bytes = program.values.reduce((sum, aval) => sum + 4 * sizeOf(aval.shape), 0);
+    const bytes = bytesNeeded(program);
     if (bytes > memoryLimit) {
       const facts = { limit: memoryLimit, remedy: "use smaller shapes or another engine" };
       throw new EngineError(
         "sim",
-        `the program's values need ${(bytes / 2 ** 30).toFixed(1)} GiB, the limit is 8`,
+        `the program needs ${(bytes / 2 ** 30).toFixed(1)} GiB, the limit is ${memoryLimit / 2 ** 30}`,
         facts,
       );
     }
