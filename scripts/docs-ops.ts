@@ -182,7 +182,7 @@ Operands listed with several dtypes share one dtype, except those with a fixed o
 A13 to A16 are the chip families (${chips.map(([family, { name, product }]) => `${family}: asked of ${name}, ${product}`).join("; ")}).
 "yes", "some" and "no" are the answers of the records' rules, taken from published sheets, not from runs on hardware: "no" for the
 use named under "Asked about", with fp16 wherever the operator takes it; "some" where another tested use is refused. Limits common
-to all operators (rank, extents, dtypes of ports) come on top. Operands said to be constant are lowered to other operators when they are trained.
+to all operators (rank, extents, dtypes of ports) come on top. Operands said to be constant come with an equivalent graph for when they are trained or computed.
 
 ${families.join("\n\n")}
 `;

@@ -1,7 +1,7 @@
 import { expect, test } from "vitest";
 import { compile } from "../engines/compile.ts";
 import { constant, input, parameter, type Tensor } from "../tensor.ts";
-import { checkpoint, customGradient, grad, stopGradient } from "./grad.ts";
+import { checkpoint, customGradient, grad, stopGradient, valueAndGrad } from "./grad.ts";
 
 async function values(
   outputs: Record<string, Tensor>,
@@ -65,6 +65,18 @@ test("a loss scale is the cotangent it starts from", async () => {
   const scale = input([], { name: "scale", dtype: "fp32" });
   const [dx] = grad(x.sum(), [x], { cotangent: scale });
   expect((await values({ dx: dx! }, { scale: [1024] })).dx).toEqual([1024, 1024, 1024]);
+});
+
+test("checkpoint has second derivatives too, and refuses what it would lose", async () => {
+  const x = x32();
+  const y = checkpoint((a) => a.mul(a).mul(a), x).add(x.square());
+  const { value, grads } = valueAndGrad(y.sum(), [x]);
+  const [second] = grad(grads[0]!.sum(), [x]);
+  const got = await values({ value, second: second! }, { x: [2, 0, -1] });
+  expect(got.value).toEqual([12]);
+  expect(got.second).toEqual([14, 2, -4]);
+  const w = parameter([1], [1], { name: "w", dtype: "fp32" });
+  expect(() => checkpoint((a) => a.mul(w), x)).toThrow('the body uses "w", which is not among its inputs; pass it in');
 });
 
 test("misuse is refused with the facts", () => {

@@ -9,7 +9,6 @@ export {
   writeFileAtomic,
   writeFolderAtomic,
 } from "./files.ts";
-export { decodeIdx, type IdxArray } from "./idx.ts";
 export { decodeNpy, encodeNpy, type NpyArray } from "./npy.ts";
 export {
   encodeSafetensors,

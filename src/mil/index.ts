@@ -1,5 +1,6 @@
 // Public exports of anekit/mil: text and weight files to programs and back.
 
+export { printProgram } from "../ir/print.ts";
 export type { Instruction, Port, Program } from "../ir/program.ts";
 export * from "./ast.ts";
 export { type BlobDType, BlobWriter, listBlobs, readBlob } from "./blob.ts";
