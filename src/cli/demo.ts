@@ -66,7 +66,7 @@ async function run(flags: DemoFlags, signal: AbortSignal): Promise<void> {
   const held = new TokenDataset(validation, { ...sizes, name: "validation" });
   const build = () => new Gpt({ ...options, vocabSize: byteTokenizer.vocabSize }, { dtype: "fp16", seed });
   const optimizer = (steps: number) =>
-    adamw({ learningRate: warmupCosine({ learningRate: 6e-3, steps, warmupSteps: Math.min(10, steps) }) });
+    adamw({ learningRate: warmupCosine({ learningRate: 8e-3, steps, warmupSteps: Math.min(10, steps) }) });
   const common = { batchSize: 2, seed, engine, precision, signal };
 
   const steps = flags.steps ?? (await affordableSteps(build(), { ...common, data }));

@@ -82,7 +82,7 @@ export class Linear {
 export class Embedding {
   readonly weight: Tensor;
 
-  constructor(scope: Scope, count: number, width: number, { std = 0.02 } = {}) {
+  constructor(scope: Scope, count: number, width: number, { std = 1 / Math.sqrt(width) } = {}) {
     this.weight = scope.parameter("weight", [count, width], { std });
   }
 
