@@ -119,7 +119,7 @@ describe("anekit", () => {
     );
     const [plain, verbose, forced] = (await Promise.all([
       anekit(["run", broken]),
-      anekit(["run", broken, "--verbose"], { env: { FORCE_COLOR: "1", NO_COLOR: "1" } }),
+      anekit(["run", broken, "--verbose"], { env: { FORCE_COLOR: "1", NO_COLOR: "1", NODE_NO_WARNINGS: "1" } }),
       anekit(["run", broken], { env: { FORCE_COLOR: "1" } }),
     ])) as [Outcome, Outcome, Outcome];
     expectUserError(plain, /blob\.mil:4:\d+: .*none\.bin: no such file or folder/);
