@@ -93,6 +93,10 @@ export class Tensor<D extends DType = DType> implements Value {
   toString(): string {
     return `Tensor(${formatAval(this.aval)})`;
   }
+  /** What `console.log` prints in Node: not the whole graph behind the tensor. */
+  [Symbol.for("nodejs.util.inspect.custom")](): string {
+    return this.toString();
+  }
 
   // ------------------------------------------------------------------------------ functions of one operand
 

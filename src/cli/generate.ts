@@ -1,7 +1,7 @@
 // `anekit generate`: continues text with a trained model.
 
 import { join } from "node:path";
-import type { Command } from "commander";
+import { type Command, InvalidArgumentError } from "commander";
 import { CheckpointError, ConfigError } from "../core/errors.ts";
 import { openSafetensors } from "../data/safetensors.ts";
 import { parseEngine } from "../engines/open.ts";
@@ -23,6 +23,12 @@ interface GenerateFlags {
   readonly json?: true;
 }
 
+function probability(text: string): number {
+  const value = numberOption(0, { integer: false, most: 1 })(text);
+  if (value === 0) throw new InvalidArgumentError("Expected a number above 0, up to 1.");
+  return value;
+}
+
 export function configure(command: Command, { signal }: CommandContext): void {
   command
     .description("Continues a text with the model of a checkpoint. The text goes to stdout.")
@@ -36,11 +42,7 @@ export function configure(command: Command, { signal }: CommandContext): void {
       0.8,
     )
     .option("--top-k <k>", "choose among the k likeliest tokens", numberOption(1))
-    .option(
-      "--top-p <p>",
-      "choose among the likeliest tokens that together have this probability",
-      numberOption(0, { integer: false, most: 1 }),
-    )
+    .option("--top-p <p>", "choose among the likeliest tokens that together have this probability", probability)
     .option("--seed <n>", "fixes the choices", numberOption(0), 0)
     .addOption(engineOption())
     .addOption(jsonOption())

@@ -21,11 +21,12 @@ const commands: Readonly<Record<string, { readonly summary: string; load(): Prom
   doctor: { summary: "show what this machine has and which engines it can use", load: () => import("./doctor.ts") },
 };
 
-const exitCodes = { ok: 0, bug: 1, userError: 2, interrupted: 130 } as const;
+const exitCodes = { ok: 0, bug: 1, userError: 2, interrupted: 130, terminated: 143 } as const;
 
-/** Fires at Ctrl-C, and when stdout or stderr lost its reader. */
+/** Fires at Ctrl-C and SIGTERM, and when stdout or stderr lost its reader. */
 const stop = new AbortController();
-let isInterrupted = false;
+/** Exit code of the signal that came, if one did. */
+let interruption: number | undefined;
 
 function build(): Command {
   const bold = picocolors.createColors(true).bold; // commander removes colours where the stream has none
@@ -83,10 +84,15 @@ function printStacks(error: unknown): void {
 
 function listen(argv: readonly string[]): void {
   // Once: the second Ctrl-C does what it does to any program, also while a kernel holds the event loop.
-  process.once("SIGINT", () => {
-    isInterrupted = true;
-    stop.abort(new Error("interrupted"));
-  });
+  for (const [name, code] of [
+    ["SIGINT", exitCodes.interrupted],
+    ["SIGTERM", exitCodes.terminated],
+  ] as const) {
+    process.once(name, () => {
+      interruption = code;
+      stop.abort(new Error("interrupted"));
+    });
+  }
   for (const [name, stream] of [
     ["stdout", process.stdout],
     ["stderr", process.stderr],
@@ -109,9 +115,9 @@ async function main(argv: readonly string[]): Promise<number> {
     code = fail(error, argv);
   }
   if (code === exitCodes.bug) return code;
-  if (isInterrupted) {
+  if (interruption !== undefined) {
     complain("interrupted");
-    return exitCodes.interrupted;
+    return interruption;
   }
   return stop.signal.aborted ? exitCodes.ok : code;
 }

@@ -6,7 +6,9 @@ const { NO_COLOR, FORCE_COLOR, TERM } = process.env;
 
 /** Colours for a stream: none without a terminal, under NO_COLOR or on dumb terminals; FORCE_COLOR wants them anywhere. */
 function colorsFor(stream: NodeJS.WriteStream) {
-  return picocolors.createColors(!NO_COLOR && (Boolean(FORCE_COLOR) || (stream.isTTY && TERM !== "dumb")));
+  return picocolors.createColors(
+    !NO_COLOR && ((Boolean(FORCE_COLOR) && FORCE_COLOR !== "0") || (stream.isTTY && TERM !== "dumb")),
+  );
 }
 
 /** Colours for what goes to stdout. */

@@ -49,6 +49,8 @@ function startLines({
   steps,
   itemsPerStep,
 }: StartEvent): string[] {
+  if (firstStep > steps)
+    return [`engine: ${engine} (${reason})`, `the run is at step ${steps} already; give a larger --steps to go on`];
   const from = firstStep === 1 ? `${steps} steps` : `steps ${firstStep} to ${steps}`;
   return [
     `engine: ${engine} (${reason})`,
@@ -126,13 +128,13 @@ function barView(): TrainView {
   };
 }
 
-/** The losses of a run as a curve of at most `width` columns, each the mean of the steps it stands for. */
+/** The losses of a run of ten steps or more as a curve of at most `width` columns, each the mean of the steps it stands for. */
 export function lossCurve(
   losses: readonly number[],
   width = Math.min(72, (process.stdout.columns ?? 80) - 10),
 ): string {
   const finite = losses.filter(Number.isFinite);
-  if (finite.length < 2) return "";
+  if (finite.length < 10) return "";
   const columns = Math.min(width, finite.length);
   const means = Array.from({ length: columns }, (_, column) => {
     const from = Math.floor((column * finite.length) / columns);

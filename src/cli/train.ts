@@ -89,7 +89,8 @@ export function numberOption(least: number, { integer = true, most = Number.MAX_
       value > most ||
       (integer && !Number.isInteger(value))
     ) {
-      const range = most === Number.MAX_SAFE_INTEGER ? `of at least ${least}` : `from ${least} to ${most}`;
+      const range =
+        value > most || most < Number.MAX_SAFE_INTEGER ? `from ${least} to ${most}` : `of at least ${least}`;
       throw new InvalidArgumentError(`Expected ${integer ? "an integer" : "a number"} ${range}.`);
     }
     return value;
@@ -214,7 +215,7 @@ async function run(flags: TrainFlags, command: Command, signal: AbortSignal): Pr
     throw new ConfigError("train", "--resume needs --out, the folder of the run");
   const out = flags.out ?? freeFolder();
   const fixed = flags.resume ? await resumedSettings(out, flags, command) : newSettings(flags);
-  if (!flags.resume && ((await listCheckpoints(out)).length > 0 || existsSync(join(out, settingsFile)))) {
+  if (!flags.resume && (await listCheckpoints(out)).length > 0) {
     throw new ConfigError("train", `${out} holds a run already`, {
       remedy: "add --resume to go on with it, or name another folder",
     });
@@ -284,7 +285,9 @@ async function run(flags: TrainFlags, command: Command, signal: AbortSignal): Pr
   }
   if (!flags.json) {
     printCurve(metrics.losses);
-    if (!signal.aborted) note(`to see what it learned: anekit generate ${out} "Once upon a time"`);
+    if (!Number.isFinite(metrics.losses.at(-1) ?? 0))
+      note("the loss is no longer a number: the run diverged; start another one with a lower --lr");
+    else if (!signal.aborted) note(`to see what it learned: anekit generate ${out} "Once upon a time"`);
   }
 }
 

@@ -141,6 +141,8 @@ export class CompiledProgram<K extends string = string, O extends Tensors = Tens
   }
 
   #checkNames(feeds: Readonly<Record<string, unknown>>): void {
+    if (typeof feeds !== "object" || feeds === null)
+      throw new ConfigError("run", "feeds are an object, {} for a program without inputs");
     const known = [...this.plan.feeds.keys()];
     for (const name of Object.keys(feeds)) {
       if (!this.plan.feeds.has(name))

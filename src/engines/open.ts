@@ -41,5 +41,5 @@ export async function openEngine(choice: EngineChoice = "auto", override?: strin
   }
   const { createSim } = await import("./sim/index.ts");
   if (wanted === "sim") return createSim(choice === "sim" ? "asked for" : "ANEKIT_ENGINE");
-  return createSim(`no other engine is available: ${absent.cpu}`);
+  return createSim("the only engine of this version");
 }

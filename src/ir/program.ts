@@ -135,7 +135,7 @@ export class ProgramBuilder {
 /** What MIL's text would take for something else. */
 const reservedNames = new Set(["true", "false"]);
 
-/** Port names become MIL identifiers. */
+/** Port names become MIL identifiers. @throws {ConfigError} */
 function requireName(name: string): void {
   if (!/^[A-Za-z_][A-Za-z0-9_]{0,200}$/.test(name) || reservedNames.has(name)) {
     throw new ConfigError(

@@ -154,7 +154,10 @@ export async function loadState(
   const { checksums } = await readCheckpointMeta(folder);
   const file = join(folder, stateFile);
   await using tensors = await openSafetensors(file).catch((cause: unknown) => {
-    throw new CheckpointError(file, cause instanceof Error ? cause.message : "cannot be read", { cause });
+    throw new CheckpointError("checkpoint", cause instanceof Error ? cause.message : `${file} cannot be read`, {
+      cause,
+      remedy: "remove the damaged folder to go on from the one before",
+    });
   });
   const values: [Tensor, ArrayLike<number>][] = [];
   for (const [name, tensor] of state) {

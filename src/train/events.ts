@@ -47,7 +47,7 @@ export interface CheckpointEvent {
 export interface EndEvent {
   readonly type: "end";
   readonly step: number;
-  /** Mean training loss of the last steps that counted (at most 20); absent where none did. */
+  /** Mean training loss of the last twentieth of the steps (1 to 20 of them) that counted; absent where none did. */
   readonly finalLoss?: number;
   readonly valLoss?: number;
   /** Steps skipped because of overflow, over the whole run. */

@@ -7,7 +7,7 @@ import { findCheckpoint, listCheckpoints } from "./checkpoint.ts";
 import type { TrainEvent } from "./events.ts";
 import { describePrecision } from "./precision.ts";
 import { type LanguageModelOptions, languageModelTask, type Task } from "./task.ts";
-import { Trainer, type TrainerOptions } from "./trainer.ts";
+import { recentSteps, Trainer, type TrainerOptions } from "./trainer.ts";
 
 export interface RunOptions extends Omit<TrainerOptions, "task"> {
   /** Steps in all, those of earlier sessions included. */
@@ -103,7 +103,8 @@ export async function* train(subject: Gpt | Task, options: RunOptions): AsyncGen
     aborted = true;
   }
   yield* save();
-  const recent = progress.recentLosses;
+  const window = Math.max(1, Math.min(recentSteps, Math.ceil(steps / 20)));
+  const recent = progress.recentLosses.slice(-window);
   yield {
     type: "end",
     step: progress.step,

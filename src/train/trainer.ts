@@ -36,8 +36,8 @@ const dynamicScale = { initial: 1024, min: 1, max: 32768, interval: 200 } as con
 /** Below, the factor that takes the loss scale out again (1024 over it, in fp16) overflows. */
 const staticScaleMin = 1 / 16;
 
-/** Steps whose mean loss is reported at the end. */
-const recentSteps = 20;
+/** Most steps whose mean loss is reported at the end. */
+export const recentSteps = 20;
 
 /** Overflows in a row at the smallest loss scale after which training cannot go on. */
 const hopelessSkips = 20;
