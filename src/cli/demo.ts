@@ -19,7 +19,7 @@ import { jsonView, printCurve, textView } from "./progress.ts";
 import { numberOption } from "./train.ts";
 
 /** About a minute of the simulator on one core; the same text, steps and seed give the same model everywhere. */
-const defaultSteps = 260;
+const defaultSteps = 320;
 const prompt = "The people of the United States ";
 
 interface DemoFlags {
