@@ -599,7 +599,7 @@ export function constant<D extends DType = "fp16">(
 export const tensor = constant;
 
 /** Copies numbers into a checked array; the shape comes from the nesting when it is not given. */
-export function readData(
+function readData(
   where: string,
   data: DataLike,
   shape: Shape | undefined,

@@ -63,8 +63,9 @@ async function run(flags: DemoFlags, signal: AbortSignal): Promise<void> {
   const data = new TokenDataset(training, { ...sizes, name: "training" });
   const held = new TokenDataset(validation, { ...sizes, name: "validation" });
   const model = new Gpt({ ...options, vocabSize: byteTokenizer.vocabSize }, { dtype: "fp16", seed });
-  const optimizer = (steps: number) =>
-    adamw({ learningRate: warmupCosine({ learningRate: 8e-3, steps, warmupSteps: Math.min(10, steps) }) });
+  const optimizer = adamw({
+    learningRate: warmupCosine({ learningRate: 8e-3, steps, warmupSteps: Math.min(10, steps) }),
+  });
   const common = { batchSize: 2, seed, engine, precision, signal };
 
   const entropy = unigramEntropy(held.tokens, byteTokenizer.vocabSize);
@@ -80,7 +81,7 @@ async function run(flags: DemoFlags, signal: AbortSignal): Promise<void> {
     ...common,
     data,
     validation: held,
-    optimizer: optimizer(steps),
+    optimizer,
     steps,
     onTrainer: (made) => (trainer = made),
   });

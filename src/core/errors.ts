@@ -133,7 +133,7 @@ export function formatAval(aval: Aval): string {
 const maxShown = 8;
 
 /** `x is fp16[2, 3], y is fp16[3]`. */
-export function formatOperands(inputs: Readonly<Record<string, Aval>>): string {
+function formatOperands(inputs: Readonly<Record<string, Aval>>): string {
   const entries = Object.entries(inputs);
   const shown = entries.slice(0, maxShown).map(([name, aval]) => `${name} is ${formatAval(aval)}`);
   const rest = entries.length - shown.length;

@@ -32,7 +32,7 @@ export function philox(counter: readonly [number, number, number, number], key: 
 }
 
 /** 32-bit FNV-1a hash, to name streams. */
-export function hashName(name: string): number {
+function hashName(name: string): number {
   let hash = 0x811c9dc5;
   for (let i = 0; i < name.length; i++) hash = Math.imul(hash ^ name.charCodeAt(i), 0x01000193);
   return hash >>> 0;

@@ -5,7 +5,7 @@ import { FileError, formatShape } from "../core/errors.ts";
 import { countElements, quote } from "./bytes.ts";
 
 /** Dtypes that are read, spelled as in the files, with their sizes in bytes. */
-export const safetensorsBytes = { F16: 2, F32: 4, BF16: 2, I32: 4, BOOL: 1, I64: 8, U8: 1 } as const;
+const safetensorsBytes = { F16: 2, F32: 4, BF16: 2, I32: 4, BOOL: 1, I64: 8, U8: 1 } as const;
 export type SafetensorsDType = keyof typeof safetensorsBytes;
 
 /** What the header says of a tensor. */

@@ -35,7 +35,7 @@ export function bytesOf({ dtype, shape }: Aval): number {
 }
 
 /** Floating-point operations of one run of a program. */
-export function flopsOf(program: Program): number {
+function flopsOf(program: Program): number {
   return program.instructions.reduce((sum, instruction) => {
     const out = program.values[instruction.results[0]!]!;
     const operands = instructionOperands(instruction, (value) => program.values[value]!);

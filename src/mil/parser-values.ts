@@ -6,11 +6,11 @@ import { type Lexer, quote, type TokenKind } from "./lexer.ts";
 import { parseNumber } from "./numbers.ts";
 
 /** Deepest nesting of tuples. Lists are bounded by the rank, and types do not nest. */
-export const maxDepth = 32;
+const maxDepth = 32;
 /** Highest rank of a type in MIL text; what the engines take is less. */
-export const maxMilRank = 8;
+const maxMilRank = 8;
 /** Most elements a type may have. */
-export const maxMilElements = 2 ** 31 - 1;
+const maxMilElements = 2 ** 31 - 1;
 
 export function take(lex: Lexer, kind: TokenKind): void {
   if (!lex.is(kind)) throw lex.expected(quote(kind));

@@ -16,7 +16,7 @@ import type { Tensor } from "../tensor.ts";
 const count = v.pipe(v.number(), v.integer(), v.minValue(0));
 
 /** Host-side state of a run: what the next step depends on beside the tensors. */
-export const progressSchema = v.strictObject({
+const progressSchema = v.strictObject({
   /** Steps done. */
   step: count,
   /** Updates that counted. */
@@ -64,7 +64,7 @@ function textChecksum(content: object): number {
 }
 
 /** Folder of a checkpoint inside a run. */
-export function checkpointFolder(run: string, step: number): string {
+function checkpointFolder(run: string, step: number): string {
   return join(run, `step-${String(step).padStart(8, "0")}`);
 }
 

@@ -101,6 +101,7 @@ export function buildTraining(spec: StepSpec): TrainingGraphs {
   const sumsPeak = peakOf(sums);
   const norm = clipNorm === undefined ? undefined : globalNorm(sums, sumsPeak, gradScale.mul(1 / policy.momentScale));
   const factor = norm === undefined ? gradScale : gradScale.mul(norm.maximum(clipNorm!).inverse().mul(clipNorm!));
+
   const scalarNames = Object.keys(optimizer.scalars(0, 0, 1));
   const scalars = Object.fromEntries(
     scalarNames.map((name) => [name, input([], { name: `optimizer_${name}`, dtype: policy.state })]),
@@ -157,7 +158,7 @@ export function buildTraining(spec: StepSpec): TrainingGraphs {
     apply: {
       outputs: {
         loss: task.loss,
-        applied: finite.cast(policy.moments),
+        applied,
         ...(norm !== undefined && { grad_norm: norm }),
       },
       update,
