@@ -4,6 +4,7 @@ import { type ChipName, findChip } from "../chips/index.ts";
 import type { DType } from "../core/dtype.ts";
 import { AbortedError, ConfigError, DisposedError, EngineError, UnsupportedError } from "../core/errors.ts";
 import { type Aval, checkShape, type Shape } from "../core/shape.ts";
+import type { Program } from "../ir/program.ts";
 import { buildPlan, type Plan, type StageSpec } from "../ir/plan.ts";
 import { type MilOptions, milFiles } from "../mil/writer.ts";
 import { requireFloat16 } from "../passes/precision.ts";
@@ -279,6 +280,17 @@ function requireChip(plan: Plan, name: ChipName): void {
   throw new UnsupportedError("compile", `${first.where} on ${chip.name}: ${first.reason}${more}`, { chip: chip.name });
 }
 
+/** Outputs of a stage whose buffer is that of one of its inputs. */
+function overwrites(program: Program, buffers: ReadonlyMap<string, string>): Map<string, string> {
+  const inputs = new Map(program.inputs.map(({ name }) => [buffers.get(name)!, name]));
+  return new Map(
+    program.outputs.flatMap(({ name }) => {
+      const input = inputs.get(buffers.get(name)!);
+      return input === undefined ? [] : [[name, input] as const];
+    }),
+  );
+}
+
 const openUses = new WeakMap<Engine, EngineUse>();
 
 /** The use of an engine that the caller opened and will close: one queue for all its programs. */
@@ -353,11 +365,11 @@ async function compileGraph(
   const executables: Executable[] = [];
   const others = new Map<string, Engine>();
   try {
-    for (const { on, program } of plan.stages) {
+    for (const { on, program, buffers } of plan.stages) {
       aborted("compile", signal);
       let engineOfStage = on === undefined || on === use.engine.name ? use.engine : others.get(on);
       if (engineOfStage === undefined) others.set(on!, (engineOfStage = await openEngine(parseEngine(on!))));
-      executables.push(await engineOfStage.load(program));
+      executables.push(await engineOfStage.load(program, { inPlace: overwrites(program, buffers) }));
     }
     const slots = new Map<string, { readonly slot: StateSlot; readonly next: boolean }>();
     for (const { parameter, buffer, next, mode } of plan.states) {

@@ -34,11 +34,17 @@ export interface Binding {
   run(signal?: AbortSignal): Promise<void>;
 }
 
+/** What an engine may rely on when it compiles a program. */
+export interface LoadOptions {
+  /** Outputs that will be bound to the buffer of an input, by name; the verifier of `ir/plan.ts` allowed it. */
+  readonly inPlace?: ReadonlyMap<string, string>;
+}
+
 export interface Engine extends Disposable {
   readonly name: EngineName;
   /** Why this engine was chosen, and what it runs on; one line. */
   readonly reason: string;
   allocate(aval: Aval): Buffer;
   /** Compiles a program. @throws {UnsupportedError} naming the operator and the remedy where the engine cannot run it. */
-  load(program: Program): Promise<Executable>;
+  load(program: Program, options?: LoadOptions): Promise<Executable>;
 }

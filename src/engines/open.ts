@@ -34,7 +34,11 @@ export function listEngines(): { readonly name: EngineName; readonly available: 
  */
 export async function openEngine(choice: EngineChoice = "auto", override?: string): Promise<Engine> {
   const wanted = parseEngine(choice === "auto" && override ? override : choice);
-  if (wanted === "ane" || wanted === "cpu") {
+  if (wanted === "cpu") {
+    const { createCpu } = await import("./cpu/index.ts");
+    return createCpu("asked for", (globalThis as { process?: { env?: Record<string, string | undefined> } }).process?.env);
+  }
+  if (wanted === "ane") {
     throw new UnsupportedError("engine", `"${wanted}" is not available: ${absent[wanted]}`, {
       remedy: 'use engine "sim" or "auto"',
     });

@@ -7,6 +7,7 @@ import { roundFloat16 } from "../core/float16.ts";
 import { toMilName } from "../core/names.ts";
 import { type Aval, checkShape } from "../core/shape.ts";
 import type { Tensor } from "../tensor.ts";
+import type { Native, NativeArray } from "./native.ts";
 
 // ---------------------------------------------------------------------------------------------- operands
 
@@ -152,6 +153,15 @@ export interface OpRecord<I extends OperandSpecs, A extends AttrSpecs> {
   vjp: ((inputs: PerOperand<I, Tensor>, attrs: Attrs<A>, context: VjpContext) => Vjp<I>) | null;
   /** Plain reference: writes every element of `outs`; sums accumulate in float64. */
   kernel(inputs: PerOperand<I, KernelArray>, attrs: Attrs<A>, outs: readonly [KernelArray, ...KernelArray[]]): void;
+  /** The same for engines that generate code. Without it the engine runs `kernel`, slowly. */
+  native?(
+    n: Native,
+    inputs: PerOperand<I, NativeArray>,
+    attrs: Attrs<A>,
+    results: readonly [Aval, ...Aval[]],
+  ): NativeArray | readonly NativeArray[];
+  /** True where the native form computes what the kernel does, with one rounding: strict rounding may use it. */
+  readonly nativeExact?: boolean;
   /** Attributes that MIL must not see for these values (alternatives such as num_splits and split_sizes). */
   milOmits?(attrs: Attrs<A>): readonly (keyof A & string)[];
   /** Parameters of MIL that anekit does not vary, by MIL's name: the values that are read, and what each dialect writes (opset iOS18 or iOS16). */

@@ -18,6 +18,14 @@ import {
 } from "./define.ts";
 import { map, offsetsOf, zip } from "./kernels/loops.ts";
 import { never, since } from "./support.ts";
+import type { Lane, Lanes } from "./vector.ts";
+
+type LaneFunction = (v: Lanes, ...lanes: Lane[]) => Lane;
+
+/** Marks a lane function whose result is the exact one, rounded once. */
+const exact = (f: LaneFunction) => ({ f, exact: true });
+const approximate = (f: LaneFunction) => ({ f, exact: false });
+type NativeForm = ReturnType<typeof exact>;
 
 type UnaryVjp = (x: Tensor, context: VjpContext) => Tensor;
 
@@ -25,6 +33,7 @@ function unary(
   name: string,
   doc: string,
   f: (x: number) => number,
+  lanes: NativeForm,
   vjp: UnaryVjp | null,
   support?: ReturnType<typeof since>,
 ) {
@@ -37,6 +46,8 @@ function unary(
     infer: ({ x }) => x,
     vjp: vjp && (({ x }, _attrs, context) => ({ x: () => vjp(x, context) })),
     kernel: map(f),
+    native: (n, { x }, _attrs, [out]) => n.map(out.dtype, [x], lanes.f),
+    nativeExact: lanes.exact,
     ...(support !== undefined && { support }),
   });
 }
@@ -45,52 +56,127 @@ export const relu = unary(
   "relu",
   "max(x, 0).",
   (x) => (x > 0 || Number.isNaN(x) ? x : 0),
+  exact((v, x) => v.select(v.le(x!, v.f(0)), v.f(0), x!)),
   (x, { g }) => x.greater(0).select(g, 0),
 );
-export const sigmoid = unary("sigmoid", "1 / (1 + e^-x).", sigmoid_, (_x, { g, out }) =>
-  g.mul(out).mul(out.neg().add(1)),
+export const sigmoid = unary(
+  "sigmoid",
+  "1 / (1 + e^-x).",
+  sigmoid_,
+  approximate((v, x) => v.sigmoid(x!)),
+  (_x, { g, out }) => g.mul(out).mul(out.neg().add(1)),
 );
 export const silu = unary(
   "silu",
   "x sigmoid(x), also called swish.",
   (x) => (x === Number.NEGATIVE_INFINITY ? 0 : x * sigmoid_(x)),
+  approximate((v, x) => v.select(v.eq(x!, v.f(Number.NEGATIVE_INFINITY)), v.f(0), v.mul(x!, v.sigmoid(x!)))),
   (x, { g }) => {
     const s = x.sigmoid();
     return g.mul(s.mul(x.mul(s.neg().add(1)).add(1)));
   },
 );
-export const tanh = unary("tanh", "Hyperbolic tangent.", Math.tanh, (_x, { g, out }) => g.sub(g.mul(out).mul(out)));
-export const exp = unary("exp", "e^x.", Math.exp, (_x, { g, out }) => g.mul(out));
+export const tanh = unary(
+  "tanh",
+  "Hyperbolic tangent.",
+  Math.tanh,
+  approximate((v, x) => v.tanh(x!)),
+  (_x, { g, out }) => g.sub(g.mul(out).mul(out)),
+);
+export const exp = unary(
+  "exp",
+  "e^x.",
+  Math.exp,
+  approximate((v, x) => v.exp(x!)),
+  (_x, { g, out }) => g.mul(out),
+);
 export const exp2 = unary(
   "exp2",
   "2^x.",
   (x) => 2 ** x,
+  approximate((v, x) => v.exp2(x!)),
   (_x, { g, out }) => g.mul(out).mul(Math.LN2),
 );
-export const abs = unary("abs", "Absolute value; the derivative at 0 is 0.", Math.abs, (x, { g }) => g.mul(x.sign()));
+export const abs = unary(
+  "abs",
+  "Absolute value; the derivative at 0 is 0.",
+  Math.abs,
+  exact((v, x) => v.abs(x!)),
+  (x, { g }) => g.mul(x.sign()),
+);
 export const square = unary(
   "square",
   "x^2.",
   (x) => x * x,
+  exact((v, x) => v.mul(x!, x!)),
   (x, { g }) => g.mul(x).mul(2),
 );
-export const sqrt = unary("sqrt", "Square root.", Math.sqrt, (_x, { g, out }) => g.mul(0.5).div(out));
+export const sqrt = unary(
+  "sqrt",
+  "Square root.",
+  Math.sqrt,
+  exact((v, x) => v.sqrt(x!)),
+  (_x, { g, out }) => g.mul(0.5).div(out),
+);
 const polynomial = since("A15", "below it use a polynomial of the argument reduced to [-pi/2, pi/2]");
-export const sin = unary("sin", "Sine of x in radians.", Math.sin, (x, { g }) => g.mul(x.cos()), polynomial);
-export const cos = unary("cos", "Cosine of x in radians.", Math.cos, (x, { g }) => g.mul(x.sin()).neg(), polynomial);
-export const erf = unary("erf", "Error function.", erf_, (x, { g }) =>
-  g.mul(x.square().neg().exp()).mul(2 / Math.sqrt(Math.PI)),
+export const sin = unary(
+  "sin",
+  "Sine of x in radians.",
+  Math.sin,
+  approximate((v, x) => v.sin(x!)),
+  (x, { g }) => g.mul(x.cos()),
+  polynomial,
+);
+export const cos = unary(
+  "cos",
+  "Cosine of x in radians.",
+  Math.cos,
+  approximate((v, x) => v.cos(x!)),
+  (x, { g }) => g.mul(x.sin()).neg(),
+  polynomial,
+);
+export const erf = unary(
+  "erf",
+  "Error function.",
+  erf_,
+  approximate((v, x) => v.erf(x!)),
+  (x, { g }) => g.mul(x.square().neg().exp()).mul(2 / Math.sqrt(Math.PI)),
 );
 export const softplus = unary(
   "softplus",
   "log(1 + e^x).",
   (x) => Math.max(x, 0) + Math.log1p(Math.exp(-Math.abs(x))),
+  approximate((v, x) => v.add(v.max(x!, v.f(0)), v.log1p(v.exp(v.neg(v.abs(x!)))))),
   (x, { g }) => g.mul(x.sigmoid()),
 );
-export const floor = unary("floor", "Largest integer not above x.", Math.floor, null);
-export const ceil = unary("ceil", "Smallest integer not below x.", Math.ceil, null);
-export const round = unary("round", "Nearest integer, ties to even.", roundHalfEven, null);
-export const sign = unary("sign", "-1, 0 or 1.", Math.sign, null);
+export const floor = unary(
+  "floor",
+  "Largest integer not above x.",
+  Math.floor,
+  exact((v, x) => v.floor(x!)),
+  null,
+);
+export const ceil = unary(
+  "ceil",
+  "Smallest integer not below x.",
+  Math.ceil,
+  exact((v, x) => v.ceil(x!)),
+  null,
+);
+export const round = unary(
+  "round",
+  "Nearest integer, ties to even.",
+  roundHalfEven,
+  exact((v, x) => v.round(x!)),
+  null,
+);
+export const sign = unary(
+  "sign",
+  "-1, 0 or 1.",
+  Math.sign,
+  exact((v, x) => v.select(v.gt(x!, v.f(0)), v.f(1), v.select(v.lt(x!, v.f(0)), v.f(-1), x!))),
+  null,
+);
 
 /** log, rsqrt, inverse: MIL adds `epsilon` to the operand. */
 function withEpsilon(
@@ -98,6 +184,7 @@ function withEpsilon(
   milDefault: number,
   doc: string,
   f: (x: number) => number,
+  lanes: LaneFunction,
   vjp: (x: Tensor, context: VjpContext) => Tensor,
 ) {
   return defineOp({
@@ -109,14 +196,24 @@ function withEpsilon(
     infer: ({ x }) => x,
     vjp: ({ x }, { epsilon }, context) => ({ x: () => vjp(epsilon === 0 ? x : x.add(epsilon), context) }),
     kernel: ({ x }, { epsilon }, [out]) => map((value) => f(value + epsilon))({ x }, undefined, [out]),
+    native: (n, { x }, { epsilon }, [out]) =>
+      n.map(out.dtype, [x], (v, lane) => lanes(v, epsilon === 0 ? lane! : v.add(lane!, v.f(epsilon)))),
   });
 }
-export const log = withEpsilon("log", 1e-45, "Natural logarithm of x + epsilon.", Math.log, (x, { g }) => g.div(x));
+export const log = withEpsilon(
+  "log",
+  1e-45,
+  "Natural logarithm of x + epsilon.",
+  Math.log,
+  (v, x) => v.log(x!),
+  (x, { g }) => g.div(x),
+);
 export const rsqrt = withEpsilon(
   "rsqrt",
   1e-12,
   "1 / sqrt(x + epsilon).",
   (x) => 1 / Math.sqrt(x),
+  (v, x) => v.div(v.f(1), v.sqrt(x!)),
   // One factor at a time onto the cotangent: out^3 alone leaves the fp16 range at x = 6e-4.
   (_x, { g, out }) => g.mul(-0.5).mul(out).mul(out).mul(out),
 );
@@ -125,6 +222,7 @@ export const inverse = withEpsilon(
   1e-4,
   "1 / (x + epsilon).",
   (x) => 1 / x,
+  (v, x) => v.div(v.f(1), x!),
   (_x, { g, out }) => g.mul(out).mul(out).neg(),
 );
 
@@ -133,6 +231,18 @@ const geluModes = {
   EXACT: (x: number) => 0.5 * x * (1 + erf_(x / Math.SQRT2)),
   TANH_APPROXIMATION: (x: number) => 0.5 * x * (1 + Math.tanh(geluTanh * (x + 0.044715 * x ** 3))),
   SIGMOID_APPROXIMATION: (x: number) => x * sigmoid_(1.702 * x),
+};
+const geluLanes: Readonly<Record<keyof typeof geluModes, LaneFunction>> = {
+  EXACT: (v, x) => {
+    const half = v.mul(x!, v.f(0.5));
+    return v.fma(half, v.erf(v.mul(x!, v.f(Math.SQRT1_2))), half);
+  },
+  TANH_APPROXIMATION: (v, x) => {
+    const half = v.mul(x!, v.f(0.5));
+    const inner = v.mul(v.mul(x!, v.f(geluTanh)), v.fma(v.mul(x!, x!), v.f(0.044715), v.f(1)));
+    return v.fma(half, v.tanh(inner), half);
+  },
+  SIGMOID_APPROXIMATION: (v, x) => v.mul(x!, v.sigmoid(v.mul(x!, v.f(1.702)))),
 };
 export const gelu = defineOp({
   name: "gelu",
@@ -169,6 +279,7 @@ export const gelu = defineOp({
     },
   }),
   kernel: ({ x }, { mode }, [out]) => map(geluModes[mode as keyof typeof geluModes])({ x }, undefined, [out]),
+  native: (n, { x }, { mode }, [out]) => n.map(out.dtype, [x], geluLanes[mode as keyof typeof geluLanes]),
 });
 
 export const elu = defineOp({
@@ -180,6 +291,8 @@ export const elu = defineOp({
   infer: ({ x }) => x,
   vjp: ({ x }, { alpha }, { g, out }) => ({ x: () => x.greater(0).select(g, g.mul(out.add(alpha))) }),
   kernel: ({ x }, { alpha }, [out]) => map((v) => (v > 0 ? v : alpha * Math.expm1(v)))({ x }, undefined, [out]),
+  native: (n, { x }, { alpha }, [out]) =>
+    n.map(out.dtype, [x], (v, lane) => v.select(v.gt(lane!, v.f(0)), lane!, v.mul(v.f(alpha), v.expm1(lane!)))),
 });
 export const leaky_relu = defineOp({
   name: "leaky_relu",
@@ -190,6 +303,9 @@ export const leaky_relu = defineOp({
   infer: ({ x }) => x,
   vjp: ({ x }, { alpha }, { g }) => ({ x: () => x.greaterEqual(0).select(g, g.mul(alpha)) }),
   kernel: ({ x }, { alpha }, [out]) => map((v) => (v >= 0 ? v : alpha * v))({ x }, undefined, [out]),
+  native: (n, { x }, { alpha }, [out]) =>
+    n.map(out.dtype, [x], (v, lane) => v.select(v.ge(lane!, v.f(0)), lane!, v.mul(v.f(alpha), lane!))),
+  nativeExact: true,
 });
 export const clip = defineOp({
   name: "clip",
@@ -206,6 +322,11 @@ export const clip = defineOp({
   }),
   kernel: ({ x }, { alpha, beta }, [out]) =>
     map((v) => (v < alpha ? alpha : v > beta ? beta : v))({ x }, undefined, [out]),
+  native: (n, { x }, { alpha, beta }, [out]) =>
+    n.map(out.dtype, [x], (v, lane) =>
+      v.select(v.lt(lane!, v.f(alpha)), v.f(alpha), v.select(v.gt(lane!, v.f(beta)), v.f(beta), lane!)),
+    ),
+  nativeExact: true,
 });
 
 function broadcast(op: string, x: Aval, y: Aval): number[] {
@@ -227,6 +348,7 @@ function binary<const D extends typeof floats | typeof numbers>(
   doc: string,
   domain: D,
   f: (x: number, y: number) => number,
+  lanes: NativeForm,
   { dx, dy, integer }: BinaryFacts,
 ) {
   return defineOp({
@@ -241,29 +363,67 @@ function binary<const D extends typeof floats | typeof numbers>(
       y: () => dy(g, x, y, out).sumTo(y.shape),
     }),
     kernel: ({ x, y }, _attrs, [out]) => zip(x, y, out, out.dtype === "int32" ? (integer ?? f) : f),
+    native: (n, { x, y }, _attrs, [out]) => n.map(out.dtype, [x, y], lanes.f),
+    nativeExact: lanes.exact,
   });
 }
 
-export const add = binary("add", "x + y.", numbers, (x, y) => x + y, { dx: (g) => g, dy: (g) => g });
-export const sub = binary("sub", "x - y.", numbers, (x, y) => x - y, { dx: (g) => g, dy: (g) => g.neg() });
-export const mul = binary("mul", "x y.", numbers, (x, y) => x * y, {
-  dx: (g, _x, y) => g.mul(y),
-  dy: (g, x) => g.mul(x),
-  integer: Math.imul,
-});
-export const real_div = binary("real_div", "x / y.", floats, (x, y) => x / y, {
-  dx: (g, _x, y) => g.div(y),
-  dy: (g, _x, y, out) => g.mul(out).div(y).neg(),
-});
-export const pow = binary("pow", "x^y; the derivative in y needs x > 0.", floats, (x, y) => x ** y, {
-  dx: (g, x, y) => y.equal(0).select(0, g.mul(y).mul(x.pow(y.sub(1)))), // 0^0 is constant in x
-  dy: (g, x, _y, out) => g.mul(out).mul(x.log()),
-});
+export const add = binary(
+  "add",
+  "x + y.",
+  numbers,
+  (x, y) => x + y,
+  exact((v, x, y) => v.add(x!, y!)),
+  { dx: (g) => g, dy: (g) => g },
+);
+export const sub = binary(
+  "sub",
+  "x - y.",
+  numbers,
+  (x, y) => x - y,
+  exact((v, x, y) => v.sub(x!, y!)),
+  { dx: (g) => g, dy: (g) => g.neg() },
+);
+export const mul = binary(
+  "mul",
+  "x y.",
+  numbers,
+  (x, y) => x * y,
+  exact((v, x, y) => v.mul(x!, y!)),
+  {
+    dx: (g, _x, y) => g.mul(y),
+    dy: (g, x) => g.mul(x),
+    integer: Math.imul,
+  },
+);
+export const real_div = binary(
+  "real_div",
+  "x / y.",
+  floats,
+  (x, y) => x / y,
+  exact((v, x, y) => v.div(x!, y!)),
+  {
+    dx: (g, _x, y) => g.div(y),
+    dy: (g, _x, y, out) => g.mul(out).div(y).neg(),
+  },
+);
+export const pow = binary(
+  "pow",
+  "x^y; the derivative in y needs x > 0.",
+  floats,
+  (x, y) => x ** y,
+  approximate((v, x, y) => v.pow(x!, y!)),
+  {
+    dx: (g, x, y) => y.equal(0).select(0, g.mul(y).mul(x.pow(y.sub(1)))), // 0^0 is constant in x
+    dy: (g, x, _y, out) => g.mul(out).mul(x.log()),
+  },
+);
 export const maximum = binary(
   "maximum",
   "Larger of x and y; ties give the derivative to x.",
   numbers,
   (x, y) => Math.max(x, y),
+  exact((v, x, y) => v.max(x!, y!)),
   {
     dx: (g, x, y) => x.greaterEqual(y).select(g, 0),
     dy: (g, x, y) => x.less(y).select(g, 0),
@@ -274,13 +434,19 @@ export const minimum = binary(
   "Smaller of x and y; ties give the derivative to x.",
   numbers,
   (x, y) => Math.min(x, y),
+  exact((v, x, y) => v.min(x!, y!)),
   {
     dx: (g, x, y) => x.lessEqual(y).select(g, 0),
     dy: (g, x, y) => x.greater(y).select(g, 0),
   },
 );
 
-function comparison(name: string, doc: string, f: (x: number, y: number) => boolean) {
+function comparison(
+  name: string,
+  doc: string,
+  f: (x: number, y: number) => boolean,
+  lanes: "eq" | "ne" | "lt" | "le" | "gt" | "ge",
+) {
   return defineOp({
     name,
     doc: `${doc} The result is bool.`,
@@ -290,14 +456,16 @@ function comparison(name: string, doc: string, f: (x: number, y: number) => bool
     infer: ({ x, y }) => ({ dtype: "bool", shape: broadcast(name, x, y) }),
     vjp: null,
     kernel: ({ x, y }, _attrs, [out]) => zip(x, y, out, (a, b) => (f(a, b) ? 1 : 0)),
+    native: (n, { x, y }) => n.map("bool", [x, y], (v, a, b) => v[lanes](a!, b!)),
+    nativeExact: true,
   });
 }
-export const equal = comparison("equal", "x = y.", (x, y) => x === y);
-export const not_equal = comparison("not_equal", "x != y.", (x, y) => x !== y);
-export const less = comparison("less", "x < y.", (x, y) => x < y);
-export const less_equal = comparison("less_equal", "x <= y.", (x, y) => x <= y);
-export const greater = comparison("greater", "x > y.", (x, y) => x > y);
-export const greater_equal = comparison("greater_equal", "x >= y.", (x, y) => x >= y);
+export const equal = comparison("equal", "x = y.", (x, y) => x === y, "eq");
+export const not_equal = comparison("not_equal", "x != y.", (x, y) => x !== y, "ne");
+export const less = comparison("less", "x < y.", (x, y) => x < y, "lt");
+export const less_equal = comparison("less_equal", "x <= y.", (x, y) => x <= y, "le");
+export const greater = comparison("greater", "x > y.", (x, y) => x > y, "gt");
+export const greater_equal = comparison("greater_equal", "x >= y.", (x, y) => x >= y, "ge");
 
 export const select = defineOp({
   name: "select",
@@ -321,7 +489,21 @@ export const select = defineOp({
       out.data[i] = cond.data[atCond[i]!] !== 0 ? a.data[atA[i]!]! : b.data[atB[i]!]!;
     }
   },
+  native: (n, { cond, a, b }, _attrs, [out]) =>
+    n.map(out.dtype, [cond, a, b], (v, mask, x, y) => v.select(mask!, x!, y!)),
+  nativeExact: true,
 });
+
+/** A lane as the type of a dtype: see cast. */
+function convert(v: Lanes, x: Lane, dtype: Aval["dtype"]): Lane {
+  const type = dtype === "int32" ? "i32" : dtype === "bool" ? "mask" : "f32";
+  if (x.type === type) return x;
+  if (x.type === "mask") return type === "i32" ? v.select(x, v.i(1), v.i(0)) : v.select(x, v.f(1), v.f(0));
+  if (type === "mask") return x.type === "i32" ? v.ne(x, v.i(0)) : v.ne(x, v.f(0));
+  if (type === "f32") return v.toFloat(x);
+  const low = v.select(v.ge(x, v.f(2 ** 31)), v.i(2 ** 31 - 1), v.toInt(x)); // below the range toInt gives the smallest int32 itself
+  return v.select(v.ne(x, x), v.i(0), low);
+}
 
 export const cast = defineOp({
   name: "cast",
@@ -337,6 +519,8 @@ export const cast = defineOp({
       map((v) => Math.max(-(2 ** 31), Math.min(2 ** 31 - 1, Math.trunc(v) || 0)))({ x }, undefined, [out]);
     else map((v) => v)({ x }, undefined, [out]);
   },
+  native: (n, { x }, _attrs, [out]) => n.map(out.dtype, [x], (v, lane) => convert(v, lane!, out.dtype)),
+  nativeExact: true,
   support: (_chip, { x }, { dtype }) =>
     (isFloat(x.dtype) || x.dtype === "bool") && (isFloat(dtype as Aval["dtype"]) || dtype === "bool")
       ? true
@@ -352,9 +536,11 @@ export const identity = defineOp({
   infer: ({ x }) => x,
   vjp: (_inputs, _attrs, { g }) => ({ x: () => g }),
   kernel: map((x) => x),
+  native: (n, { x }, _attrs, [out]) => n.map(out.dtype, [x], (_v, lane) => lane!),
+  nativeExact: true,
 });
 
-function logical(name: string, doc: string, f: (x: number, y: number) => number) {
+function logical(name: string, doc: string, f: (x: number, y: number) => number, lanes: "and" | "or" | "xor") {
   return defineOp({
     name,
     doc,
@@ -364,11 +550,13 @@ function logical(name: string, doc: string, f: (x: number, y: number) => number)
     infer: ({ x, y }) => ({ dtype: "bool", shape: broadcast(name, x, y) }),
     vjp: null,
     kernel: ({ x, y }, _attrs, [out]) => zip(x, y, out, f),
+    native: (n, { x, y }) => n.map("bool", [x, y], (v, a, b) => v[lanes](a!, b!)),
+    nativeExact: true,
     support: never("combine comparisons with nested select"),
   });
 }
-export const logical_and = logical("logical_and", "x and y.", (x, y) => x & y);
-export const logical_or = logical("logical_or", "x or y.", (x, y) => x | y);
+export const logical_and = logical("logical_and", "x and y.", (x, y) => x & y, "and");
+export const logical_or = logical("logical_or", "x or y.", (x, y) => x | y, "or");
 export const logical_not = defineOp({
   name: "logical_not",
   doc: "not x.",
@@ -378,4 +566,6 @@ export const logical_not = defineOp({
   infer: ({ x }) => x,
   vjp: null,
   kernel: map((x) => 1 - x),
+  native: (n, { x }) => n.map("bool", [x], (v, lane) => v.not(lane!)),
+  nativeExact: true,
 });

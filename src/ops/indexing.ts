@@ -46,6 +46,8 @@ export const gather = defineOp({
       }
     }
   },
+  native: (n, { x, indices: at }, { axis }) => n.gather(x, at, axis),
+  nativeExact: true,
   canFail: true,
   milFixed: { batch_dims: { type: "int32", reads: [0], modern: 0, verbose: 0 }, validate_indices: validateIndices },
   support: never("use a product with a one-hot matrix, or gather in a CPU stage"),
@@ -103,6 +105,8 @@ export const scatter = defineOp({
     }
     out.data.set(sums);
   },
+  native: (n, { data, indices: at, updates }, { axis, mode }) =>
+    n.scatter(data, at, updates, axis, mode as "add" | "update"),
   canFail: true,
   milFixed: { validate_indices: validateIndices },
   support: never("use a product with a one-hot matrix, or scatter in a CPU stage"),

@@ -37,6 +37,7 @@ export const matmul = defineOp({
       ).sumTo(y.shape),
   }),
   kernel: ({ x, y }, { transposeX, transposeY }, [out]) => matmulKernel(x, y, transposeX, transposeY, out),
+  native: (n, { x, y }, { transposeX, transposeY }, [out]) => n.matmul(out.dtype, x, y, transposeX, transposeY),
   support(chip, { x, y }) {
     const depth = Math.max(...[x, y].map(({ shape }) => (shape.length === 5 ? shape[1]! : 1)));
     const limit = chip.limits.matmulDepthMax;
@@ -75,6 +76,12 @@ export const linear = defineOp({
   kernel({ x, weight, bias }, _attrs, [out]) {
     const rows = (shape: readonly number[]) => [sizeOf(shape) / shape.at(-1)!, shape.at(-1)!];
     matmulKernel({ ...x, shape: rows(x.shape) }, weight, false, true, { ...out, shape: rows(out.shape) }, bias);
+  },
+  native(n, { x, weight, bias }, _attrs, [out]) {
+    const rows = n.reshape(x, [sizeOf(x.shape) / x.shape.at(-1)!, x.shape.at(-1)!]);
+    const product = n.matmul(bias === undefined ? out.dtype : "fp32", rows, weight, false, true);
+    const sum = bias === undefined ? product : n.map(out.dtype, [product, bias], (v, a, b) => v.add(a!, b!));
+    return n.reshape(sum, out.shape);
   },
   constantOnChip: {
     weight: {

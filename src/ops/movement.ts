@@ -18,6 +18,7 @@ import {
   variadic,
 } from "./define.ts";
 import { offsetsOf, take } from "./kernels/loops.ts";
+import type { Native, NativeArray } from "./native.ts";
 import { since } from "./support.ts";
 
 function copy(
@@ -26,6 +27,10 @@ function copy(
   [out]: readonly [KernelArray, ...KernelArray[]],
 ): void {
   out.data.set(x.data);
+}
+
+function reshaped(n: Native, { x }: { readonly x: NativeArray }, _attrs: unknown, [out]: readonly [Aval, ...Aval[]]) {
+  return n.reshape(x, out.shape);
 }
 
 export const reshape = defineOp({
@@ -52,6 +57,8 @@ export const reshape = defineOp({
   infer: ({ x }, { shape }) => ({ dtype: x.dtype, shape }),
   vjp: ({ x }, _attrs, { g }) => ({ x: () => g.reshape(x.shape) }),
   kernel: copy,
+  native: reshaped,
+  nativeExact: true,
 });
 
 export const transpose = defineOp({
@@ -74,6 +81,8 @@ export const transpose = defineOp({
     const order = perm.map((axis) => strides[axis]!);
     take(x, offsetsOf(out.shape, order), out);
   },
+  native: (n, { x }, { perm }) => n.permute(x, perm),
+  nativeExact: true,
   support(chip, { x }) {
     const extent = Math.max(1, ...x.shape);
     return extent <= chip.limits.transposeExtent || `extent ${extent} exceeds ${chip.limits.transposeExtent}`;
@@ -100,6 +109,8 @@ export const expand_dims = defineOp({
   },
   vjp: ({ x }, _attrs, { g }) => ({ x: () => g.reshape(x.shape) }),
   kernel: copy,
+  native: reshaped,
+  nativeExact: true,
 });
 
 export const squeeze = defineOp({
@@ -119,6 +130,8 @@ export const squeeze = defineOp({
   },
   vjp: ({ x }, _attrs, { g }) => ({ x: () => g.reshape(x.shape) }),
   kernel: copy,
+  native: reshaped,
+  nativeExact: true,
 });
 
 /** Spreads g along `axis` with stride `step` from position `begin` in an axis of `extent`; zeros elsewhere. */
@@ -220,6 +233,11 @@ export const slice_by_index = defineOp({
     );
     take({ ...x, data: x.data.subarray(first) }, offsets, out);
   },
+  native(n, { x }, { begin, end, stride }, [out]) {
+    const size = begin.map((from, axis) => Math.ceil((end[axis]! - from) / stride[axis]!));
+    return n.reshape(n.slice(x, begin, size, stride), out.shape);
+  },
+  nativeExact: true,
 });
 
 export const slice_by_size = defineOp({
@@ -256,6 +274,14 @@ export const slice_by_size = defineOp({
     const first = begin.reduce((sum, from, axis) => sum + from * strides[axis]!, 0);
     take({ ...x, data: x.data.subarray(first) }, offsetsOf(size, strides), out);
   },
+  native: (n, { x }, { begin, size }) =>
+    n.slice(
+      x,
+      begin,
+      size,
+      size.map(() => 1),
+    ),
+  nativeExact: true,
   support(chip, { x }, { begin }) {
     const last = begin.length - 1;
     const limit = chip.limits.widthSliceMax;
@@ -325,6 +351,17 @@ export const concat = defineOp({
       start += value.shape[axis]!;
     }
   },
+  native(n, { values }, { axis, interleave }, [out]) {
+    let start = 0;
+    const pieces = values.map((x, i) => {
+      const begin = out.shape.map((_, j) => (j === axis ? (interleave ? i : start) : 0));
+      const stride = out.shape.map((_, j) => (j === axis && interleave ? values.length : 1));
+      start += x.shape[axis]!;
+      return { x, begin, stride };
+    });
+    return n.assemble(out.dtype, out.shape, undefined, pieces);
+  },
+  nativeExact: true,
 });
 
 export const stack = defineOp({
@@ -360,6 +397,14 @@ export const stack = defineOp({
       place({ ...value, shape: [...value.shape.slice(0, axis), 1, ...value.shape.slice(axis)] }, out, axis, i, 1);
     }
   },
+  native(n, { values }, { axis }, [out]) {
+    const pieces = values.map((value, i) => ({
+      x: n.reshape(value, [...value.shape.slice(0, axis), 1, ...value.shape.slice(axis)]),
+      begin: out.shape.map((_, j) => (j === axis ? i : 0)),
+    }));
+    return n.assemble(out.dtype, out.shape, undefined, pieces);
+  },
+  nativeExact: true,
 });
 
 /** Most results of one split: a count from a file must not decide how much memory is taken. */
@@ -402,6 +447,20 @@ export const split = defineOp({
       start += out.shape[axis]!;
     }
   },
+  native(n, { x }, { axis }, results) {
+    let start = 0;
+    return results.map(({ shape }) => {
+      const begin = shape.map((_, i) => (i === axis ? start : 0));
+      start += shape[axis]!;
+      return n.slice(
+        x,
+        begin,
+        shape,
+        shape.map(() => 1),
+      );
+    });
+  },
+  nativeExact: true,
   milOmits: ({ splitSizes }) => (splitSizes.every((size) => size === splitSizes[0]) ? ["splitSizes"] : ["numSplits"]),
 });
 
@@ -444,6 +503,18 @@ export const tile = defineOp({
       out,
     );
   },
+  native(n, { x }, { reps }, [out]) {
+    const spread = n.reshape(
+      x,
+      x.shape.flatMap((extent) => [1, extent]),
+    );
+    const repeated = n.broadcast(
+      spread,
+      x.shape.flatMap((extent, axis) => [reps[axis]!, extent]),
+    );
+    return n.reshape(repeated, out.shape);
+  },
+  nativeExact: true,
   support(_chip, _inputs, { reps }) {
     const reduce = (count: number): number =>
       [2, 3].reduce((n, factor) => {
@@ -538,6 +609,36 @@ export const pad = defineOp({
     }
     for (let i = 0; i < out.data.length; i++) out.data[i] = offsets[i]! < 0 ? constantVal : x.data[offsets[i]!]!;
   },
+  native(n, { x }, { pad: amounts, mode, constantVal }, [out]) {
+    const first = x.shape.length - amounts.length / 2;
+    const before = x.shape.map((_, axis) => (axis < first ? 0 : amounts[2 * (axis - first)]!));
+    if (mode === "constant") return n.assemble(out.dtype, out.shape, constantVal, [{ x, begin: before }]);
+    // One axis at a time, one slice a padded position.
+    let padded = x;
+    for (let axis = first; axis < x.shape.length; axis++) {
+      const extent = x.shape[axis]!;
+      const shape = padded.shape.map((size, i) => (i === axis ? out.shape[axis]! : size));
+      const begin = (at: number) => shape.map((_, i) => (i === axis ? at : 0));
+      const source = padSource(extent, before[axis]!, out.shape[axis]! - extent - before[axis]!, mode);
+      const outside = [...source.keys()].filter((at) => at < before[axis]! || at >= before[axis]! + extent);
+      const ones = shape.map(() => 1);
+      const whole = padded;
+      padded = n.assemble(out.dtype, shape, undefined, [
+        { x: whole, begin: begin(before[axis]!) },
+        ...outside.map((at) => ({
+          x: n.slice(
+            whole,
+            begin(source[at]!),
+            shape.map((size, i) => (i === axis ? 1 : size)),
+            ones,
+          ),
+          begin: begin(at),
+        })),
+      ]);
+    }
+    return padded;
+  },
+  nativeExact: true,
   support(_chip, { x }, { pad: amounts }) {
     const channels = 1 - (x.shape.length - amounts.length / 2);
     if (x.shape.length < 4 || channels < 0) return true;
@@ -577,6 +678,12 @@ export const upsample_nearest_neighbor = defineOp({
     const [n, c, h, w] = x.shape as [number, number, number, number];
     take(x, offsetsOf([n * c, h, sh, w, sw], [h * w, w, 0, 1, 0]), out);
   },
+  native(n, { x }, { scaleFactorHeight: sh, scaleFactorWidth: sw }, [out]) {
+    const [b, c, h, w] = x.shape as [number, number, number, number];
+    const spread = n.reshape(x, [b * c, h, 1, w, 1]);
+    return n.reshape(n.broadcast(spread, [b * c, h, sh, w, sw]), out.shape);
+  },
+  nativeExact: true,
   support: since("A14", "below it repeat with reshape and tile"),
 });
 
@@ -597,6 +704,12 @@ export const pixel_shuffle = defineOp({
     const plane = h * w;
     take(x, offsetsOf([(n * c) / (r * r), h, r, w, r], [plane * r * r, w, plane * r, 1, plane]), out);
   },
+  native(n, { x }, { upscaleFactor: r }, [out]) {
+    const [b, c, h, w] = x.shape as [number, number, number, number];
+    const blocks = n.reshape(x, [(b * c) / (r * r), r, r, h, w]);
+    return n.reshape(n.permute(blocks, [0, 3, 1, 4, 2]), out.shape);
+  },
+  nativeExact: true,
 });
 
 export const pixel_unshuffle = defineOp({
@@ -615,4 +728,10 @@ export const pixel_unshuffle = defineOp({
     const [n, c, h, w] = x.shape as [number, number, number, number];
     take(x, offsetsOf([n * c, r, r, h / r, w / r], [h * w, w, 1, w * r, r]), out);
   },
+  native(n, { x }, { downscaleFactor: r }, [out]) {
+    const [b, c, h, w] = x.shape as [number, number, number, number];
+    const blocks = n.reshape(x, [b * c, h / r, r, w / r, r]);
+    return n.reshape(n.permute(blocks, [0, 2, 4, 1, 3]), out.shape);
+  },
+  nativeExact: true,
 });

@@ -5,6 +5,7 @@ import { type Aval, normalizeAxes, type Shape, sizeOf } from "../core/shape.ts";
 import type { Tensor } from "../tensor.ts";
 import { defineOp, float, floats, ints, type KernelArray, optional } from "./define.ts";
 import { splitOffsets } from "./kernels/loops.ts";
+import type { Native, NativeArray } from "./native.ts";
 
 /** Shape that puts a per-channel vector [C] against x [N, C, ...]. */
 function channelShape(x: { readonly shape: Shape }): number[] {
@@ -83,6 +84,32 @@ function requireShape(op: string, name: string, operand: Aval | undefined, shape
   }
 }
 
+/** The native form of `standardizeKernel`; gamma and beta broadcast against x. */
+function standardizeNative(
+  n: Native,
+  x: NativeArray,
+  axes: readonly number[],
+  epsilon: number,
+  { gamma, beta }: { gamma: NativeArray | undefined; beta: NativeArray | undefined },
+  dtype: Aval["dtype"],
+): NativeArray {
+  const share = 1 / sizeOf(axes.map((axis) => x.shape[axis]!));
+  const mean = n.map("fp32", [n.reduce("sum", x, axes)], (v, sum) => v.mul(sum!, v.f(share)));
+  const centred = n.map("fp32", [x, mean], (v, a, m) => v.sub(a!, m!));
+  const squares = n.reduce(
+    "sum",
+    n.map("fp32", [centred], (v, a) => v.mul(a!, a!)),
+    axes,
+  );
+  const rstd = n.map("fp32", [squares], (v, s) => v.div(v.f(1), v.sqrt(v.fma(s!, v.f(share), v.f(epsilon)))));
+  const affine = [gamma, beta].filter((operand) => operand !== undefined);
+  return n.map(dtype, [centred, rstd, ...affine], (v, a, r, ...rest) => {
+    const normal = v.mul(a!, r!);
+    const scaled = gamma === undefined ? normal : v.mul(normal, rest[0]!);
+    return beta === undefined ? scaled : v.add(scaled, rest.at(-1)!);
+  });
+}
+
 const constantAffine = "the chip takes gain and bias of a norm as constants";
 
 /** Extents of `axes`, 1 elsewhere: how gain and bias over those axes stand against x. */
@@ -124,6 +151,10 @@ export const layer_norm = defineOp({
   kernel({ x, gamma, beta }, { axes, epsilon }, [out]) {
     standardizeKernel(x, axes, epsilon, { gamma, beta, at: (_group, element) => element }, out);
   },
+  native(n, { x, gamma, beta }, { axes, epsilon }, [out]) {
+    const over = (operand: NativeArray | undefined) => operand && n.reshape(operand, shapeOver(x, axes));
+    return standardizeNative(n, x, axes, epsilon, { gamma: over(gamma), beta: over(beta) }, out.dtype);
+  },
   constantOnChip: {
     gamma: { reason: constantAffine, lower: affineLayerNorm },
     beta: { reason: constantAffine, lower: affineLayerNorm },
@@ -154,6 +185,10 @@ export const instance_norm = defineOp({
   kernel({ x, gamma, beta }, { epsilon }, [out]) {
     const channels = x.shape[1]!;
     standardizeKernel(x, spatialAxes(x), epsilon, { gamma, beta, at: (group) => group % channels }, out);
+  },
+  native(n, { x, gamma, beta }, { epsilon }, [out]) {
+    const over = (operand: NativeArray | undefined) => operand && n.reshape(operand, channelShape(x));
+    return standardizeNative(n, x, spatialAxes(x), epsilon, { gamma: over(gamma), beta: over(beta) }, out.dtype);
   },
   constantOnChip: {
     gamma: {
@@ -225,6 +260,18 @@ export const batch_norm = defineOp({
       out.data[i] = xhat * (gamma?.data[c] ?? 1) + (beta?.data[c] ?? 0);
     }
   },
+  native(n, { x, mean, variance, gamma, beta }, { epsilon }, [out]) {
+    const shape = channelShape(x);
+    const perChannel = (operand: NativeArray) => n.reshape(operand, shape);
+    const operands = [x, mean, variance, gamma, beta].flatMap((operand, i) =>
+      operand === undefined ? [] : [i === 0 ? operand : perChannel(operand)],
+    );
+    return n.map(out.dtype, operands, (v, a, m, s, ...affine) => {
+      const xhat = v.div(v.sub(a!, m!), v.sqrt(v.add(s!, v.f(epsilon))));
+      const scaled = gamma === undefined ? xhat : v.mul(xhat, affine[0]!);
+      return beta === undefined ? scaled : v.add(scaled, affine.at(-1)!);
+    });
+  },
   constantOnChip: {
     mean: constantStatistics,
     variance: constantStatistics,
@@ -255,5 +302,11 @@ export const l2_norm = defineOp({
       for (let r = 0; r < reduced.length; r++)
         out.data[kept[i]! + reduced[r]!] = x.data[kept[i]! + reduced[r]!]! * scale;
     }
+  },
+  native(n, { x }, { epsilon }, [out]) {
+    const rank = x.shape.length;
+    const squares = n.map("fp32", [x], (v, a) => v.mul(a!, a!));
+    const sum = n.reduce("sum", squares, [rank - 3, rank - 2, rank - 1]);
+    return n.map(out.dtype, [x, sum], (v, a, s) => v.div(a!, v.sqrt(v.add(s!, v.f(epsilon)))));
   },
 });

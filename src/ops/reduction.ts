@@ -6,6 +6,14 @@ import type { Tensor } from "../tensor.ts";
 import { bool, defineOp, floats, int, ints, numbers, type VjpContext } from "./define.ts";
 import { splitOffsets } from "./kernels/loops.ts";
 import { since } from "./support.ts";
+import type { Lane, Lanes } from "./vector.ts";
+
+/** What a reduction does to lanes: f of every element, the fold, g of the result and the number of elements. */
+interface NativeFold {
+  readonly kind: "sum" | "max" | "min";
+  readonly before?: (v: Lanes, x: Lane) => Lane;
+  readonly after?: (v: Lanes, x: Lane, count: number) => Lane;
+}
 
 interface Fold {
   readonly init: number;
@@ -18,11 +26,12 @@ interface ReductionFacts {
   readonly doc: string;
   readonly integers?: boolean;
   readonly fold: Fold;
+  readonly lanes: NativeFold;
   /** Cotangent of x, given the result and its cotangent with the reduced axes kept as size 1. */
   readonly dx: (x: Tensor, kept: { g: Tensor; out: Tensor }, axes: readonly number[]) => Tensor;
 }
 
-function reduction({ name, doc, integers, fold, dx }: ReductionFacts) {
+function reduction({ name, doc, integers, fold, lanes, dx }: ReductionFacts) {
   return defineOp({
     name,
     doc: `${doc} Over \`axes\` (all when absent); \`keep_dims\` leaves them as size 1.`,
@@ -49,6 +58,15 @@ function reduction({ name, doc, integers, fold, dx }: ReductionFacts) {
         out.data[i] = finish === undefined ? accumulator : finish(accumulator, reduced.length);
       }
     },
+    native(n, { x }, { axes }, [out]) {
+      const { kind, before, after } = lanes;
+      const wide = out.dtype === "fp16" ? "fp32" : out.dtype;
+      const mapped = before === undefined ? x : n.map(wide, [x], (v, lane) => before(v, lane!));
+      const count = sizeOf(axes.map((axis) => x.shape[axis]!));
+      const reduced = axes.length === 0 ? mapped : n.reduce(kind, mapped, axes);
+      const result = n.map(out.dtype, [reduced], (v, lane) => (after === undefined ? lane! : after(v, lane!, count)));
+      return n.reshape(result, out.shape);
+    },
   });
 }
 
@@ -65,12 +83,14 @@ export const reduce_sum = reduction({
   doc: "Sum of x.",
   integers: true,
   fold: { init: 0, step: (a, x) => a + x },
+  lanes: { kind: "sum" },
   dx: (x, { g }) => g.broadcastTo(x.shape),
 });
 export const reduce_mean = reduction({
   name: "reduce_mean",
   doc: "Mean of x.",
   fold: { init: 0, step: (a, x) => a + x, finish: (a, n) => a / n },
+  lanes: { kind: "sum", after: (v, x, count) => v.div(x, v.f(count)) },
   dx: (x, { g }, axes) => g.mul(1 / sizeOf(axes.map((axis) => x.shape[axis]!))).broadcastTo(x.shape),
 });
 export const reduce_max = reduction({
@@ -78,6 +98,7 @@ export const reduce_max = reduction({
   doc: "Largest x; ties share the derivative.",
   integers: true,
   fold: { init: Number.NEGATIVE_INFINITY, step: (a, x) => (x > a || Number.isNaN(x) ? x : a) },
+  lanes: { kind: "max" },
   dx: evenly,
 });
 export const reduce_min = reduction({
@@ -85,24 +106,28 @@ export const reduce_min = reduction({
   doc: "Smallest x; ties share the derivative.",
   integers: true,
   fold: { init: Number.POSITIVE_INFINITY, step: (a, x) => (x < a || Number.isNaN(x) ? x : a) },
+  lanes: { kind: "min" },
   dx: evenly,
 });
 export const reduce_l1_norm = reduction({
   name: "reduce_l1_norm",
   doc: "Sum of |x|.",
   fold: { init: 0, step: (a, x) => a + Math.abs(x) },
+  lanes: { kind: "sum", before: (v, x) => v.abs(x) },
   dx: (x, { g }) => g.mul(x.sign()),
 });
 export const reduce_l2_norm = reduction({
   name: "reduce_l2_norm",
   doc: "Square root of the sum of x^2; the squares never leave the wide accumulator, so only the norm itself must fit the dtype. The derivative at 0 is 0.",
   fold: { init: 0, step: (a, x) => a + x * x, finish: Math.sqrt },
+  lanes: { kind: "sum", before: (v, x) => v.mul(x, x), after: (v, x) => v.sqrt(x) },
   dx: (x, { g, out }) => x.div(out.add(out.equal(0).cast(x.dtype))).mul(g), // at 0 it is 0/1 instead of 0/0
 });
 export const reduce_sum_square = reduction({
   name: "reduce_sum_square",
   doc: "Sum of x^2.",
   fold: { init: 0, step: (a, x) => a + x * x },
+  lanes: { kind: "sum", before: (v, x) => v.mul(x, x) },
   dx: (x, { g }) => x.mul(2).mul(g),
 });
 
@@ -111,6 +136,7 @@ export const reduce_log_sum_exp = defineOp({
     name: "reduce_log_sum_exp",
     doc: "log of the sum of e^x, with the maximum taken out first.",
     fold: { init: 0, step: (a) => a },
+    lanes: { kind: "sum" },
     // softmax carries more digits than exp(x - out): out was rounded to the dtype.
     dx: (x, { g, out }, axes) => (axes.length === 1 ? x.softmax(axes[0]!) : x.sub(out).exp()).mul(g),
   }),
@@ -123,6 +149,15 @@ export const reduce_log_sum_exp = defineOp({
       for (let r = 0; r < reduced.length; r++) sum += Math.exp(x.data[kept[i]! + reduced[r]!]! - max);
       out.data[i] = Number.isFinite(max) ? max + Math.log(sum) : max;
     }
+  },
+  native(n, { x }, { axes }, [out]) {
+    const max = axes.length === 0 ? x : n.reduce("max", x, axes);
+    const powers = n.map("fp32", [x, max], (v, a, m) => v.exp(v.sub(a!, m!)));
+    const sum = axes.length === 0 ? powers : n.reduce("sum", powers, axes);
+    const result = n.map(out.dtype, [max, sum], (v, m, s) =>
+      v.select(v.lt(v.abs(m!), v.f(Number.POSITIVE_INFINITY)), v.add(m!, v.log(s!)), m!),
+    );
+    return n.reshape(result, out.shape);
   },
 });
 
@@ -193,5 +228,12 @@ export const softmax = defineOp({
       for (let r = 0; r < reduced.length; r++) sum += row[r] = Math.exp(x.data[kept[i]! + reduced[r]!]! - max);
       for (let r = 0; r < reduced.length; r++) out.data[kept[i]! + reduced[r]!] = row[r]! / sum;
     }
+  },
+  native(n, { x }, { axis }, [out]) {
+    const max = n.reduce("max", x, [axis]);
+    const powers = n.map("fp32", [x, max], (v, a, m) => v.exp(v.sub(a!, m!)));
+    const sum = n.reduce("sum", powers, [axis]);
+    const factor = n.map("fp32", [sum], (v, s) => v.div(v.f(1), s!));
+    return n.map(out.dtype, [powers, factor], (v, p, f) => v.mul(p!, f!));
   },
 });

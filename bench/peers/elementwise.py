@@ -1,0 +1,36 @@
+"""Softmax over the last axis, and conversions between fp16 and fp32, in PyTorch."""
+
+import time
+
+started = time.perf_counter()
+
+import torch  # noqa: E402
+import torch.nn.functional as F  # noqa: E402
+from serve import THREADS, arguments, serve  # noqa: E402
+
+
+def main():
+    config = arguments()
+    torch.set_num_threads(THREADS)
+    x = torch.randn(*config["shape"])
+    work = {
+        "softmax": lambda: F.softmax(x, -1, out=y),
+        "narrow": lambda: y.copy_(x),
+        "widen": lambda: x.copy_(y),
+    }[config["work"]]
+    if config["work"] == "softmax":
+        y = torch.empty_like(x)
+        work = lambda: torch.softmax(x, -1, out=y)  # noqa: E731
+    else:
+        y = x.half()
+
+    def step(repetitions):
+        for _ in range(repetitions):
+            work()
+
+    step(5)
+    serve(f"PyTorch {torch.__version__}", step, started)
+
+
+if __name__ == "__main__":
+    main()

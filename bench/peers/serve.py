@@ -1,0 +1,34 @@
+"""What every peer shares: it prepares itself, says so, and then makes one timed call for each line that it reads.
+
+Output is one JSON object a line. First {"peer", "prepare"}: name and version, seconds that preparing took. Then, for each input line
+(the number of repetitions), {"seconds", "memory"}: of one repetition, and the largest resident set so far in bytes.
+"""
+
+import json
+import os
+import resource
+import sys
+import time
+
+THREADS = int(os.environ.get("ANEKIT_BENCH_THREADS", "2"))
+
+
+def say(message):
+    print(json.dumps(message), flush=True)
+
+
+def serve(peer, step, started, **more):
+    """Answers until its input ends. `step(repetitions)` makes the calls; what it needs to warm up it has done."""
+    say({"peer": peer, "prepare": time.perf_counter() - started, **more})
+    for line in sys.stdin:
+        repetitions = int(line)
+        before = time.perf_counter()
+        step(repetitions)
+        seconds = (time.perf_counter() - before) / repetitions
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        say({"seconds": seconds, "memory": memory})
+
+
+def arguments():
+    """The configuration that the command line holds as JSON."""
+    return json.loads(sys.argv[1]) if len(sys.argv) > 1 else {}

@@ -1,0 +1,185 @@
+// The processes that are compared: each prepares itself, says so, and then makes one timed call for every line that it reads.
+
+import { type ChildProcessWithoutNullStreams, execFile, spawn } from "node:child_process";
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { createInterface } from "node:readline";
+import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
+import * as v from "valibot";
+import { AbortedError, EngineError } from "../core/errors.ts";
+import { packageFile } from "../data/package.ts";
+import type { CaseSpec } from "./bench-cases.ts";
+
+const hello = v.object({ peer: v.string(), prepare: v.number() });
+const answer = v.object({ seconds: v.number(), memory: v.number() });
+export type Answer = v.InferOutput<typeof answer>;
+
+/** A library that another process measures, by the script in bench/peers that does it. */
+export interface PeerSpec {
+  readonly title: string;
+  /** What to install for it. */
+  readonly library: string;
+  readonly script: string;
+  readonly config: Readonly<Record<string, unknown>>;
+}
+
+/** Why something cannot be measured here. */
+export class Missing extends Error {}
+
+/** Variables that tell every library its number of threads. */
+function threadVariables(threads: number): Record<string, string> {
+  const names = [
+    "ANEKIT_BENCH_THREADS",
+    "ANEKIT_THREADS",
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+  ];
+  return Object.fromEntries(names.map((name) => [name, String(threads)]));
+}
+
+/** A process that measures, ready to. */
+export class Measured implements Disposable {
+  /** Its name and version. */
+  readonly name: string;
+  /** Seconds until it was ready: loading, building, compiling, warming up. */
+  readonly prepare: number;
+  readonly #child: ChildProcessWithoutNullStreams;
+  readonly #lines: AsyncIterator<string>;
+
+  private constructor(
+    child: ChildProcessWithoutNullStreams,
+    lines: AsyncIterator<string>,
+    { peer, prepare }: v.InferOutput<typeof hello>,
+  ) {
+    this.#child = child;
+    this.#lines = lines;
+    this.name = peer;
+    this.prepare = prepare;
+  }
+
+  /** @throws {Missing} with the last line of stderr where it ends before it is ready. */
+  static async start(
+    command: string,
+    args: readonly string[],
+    env: NodeJS.ProcessEnv,
+    signal: AbortSignal,
+  ): Promise<Measured> {
+    const child = spawn(command, args, { env: { ...process.env, ...env }, stdio: "pipe", signal });
+    let last = "";
+    child.stderr.setEncoding("utf8").on("data", (text: string) => {
+      last = text.trim().split("\n").at(-1) || last;
+    });
+    const failed = new Promise<never>((_resolve, reject) => child.on("error", reject));
+    failed.catch(() => {});
+    child.stdin.on("error", () => {}); // a peer that died is noticed where its answer is missing
+    const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
+    try {
+      const first = await Promise.race([lines.next(), failed]);
+      if (first.done) throw new Missing(last || "it ended at once");
+      return new Measured(child, lines, v.parse(hello, JSON.parse(first.value)));
+    } catch (error) {
+      child.kill();
+      if (signal.aborted) throw new AbortedError("bench", signal);
+      if (error instanceof Missing) throw error;
+      throw new Missing(error instanceof Error ? error.message : String(error));
+    }
+  }
+
+  /** Seconds of one of `repetitions`, and the process's largest resident set in bytes. */
+  async measure(repetitions: number, signal: AbortSignal): Promise<Answer> {
+    this.#child.stdin.write(`${repetitions}\n`);
+    const next = await this.#lines.next();
+    if (signal.aborted) throw new AbortedError("bench", signal);
+    if (next.done) throw new EngineError("bench", `${this.name} ended in the middle of a measurement`);
+    return v.parse(answer, JSON.parse(next.value));
+  }
+
+  [Symbol.dispose](): void {
+    this.#child.stdin.end();
+    this.#child.kill();
+  }
+}
+
+export interface Setting {
+  readonly engine: string;
+  readonly threads: number;
+  readonly signal: AbortSignal;
+}
+
+/** This command in another process: memory and threads of one case alone. */
+export function startOurs(spec: CaseSpec, { engine, threads, signal }: Setting): Promise<Measured> {
+  const args = [...process.execArgv, process.argv[1]!, "bench", "--engine", engine, "--serve", JSON.stringify(spec)];
+  return Measured.start(process.execPath, args, threadVariables(threads), signal);
+}
+
+/** @throws {Missing} where only the published package is installed. */
+function repositoryFile(path: string): string {
+  try {
+    return fileURLToPath(packageFile(path, "use anekit's repository"));
+  } catch (error) {
+    throw new Missing(error instanceof Error ? error.message : String(error));
+  }
+}
+
+/** The Python that has the peers: ANEKIT_BENCH_PYTHON, or the one that `npm run bench` made. */
+function peerPython(): string {
+  const { ANEKIT_BENCH_PYTHON: named } = process.env;
+  if (named) return named;
+  const folder = fileURLToPath(new URL(".", packageFile("package.json", "install the package again")));
+  const python = join(
+    folder,
+    "node_modules/.cache/anekit-bench/venv",
+    process.platform === "win32" ? "Scripts" : "bin",
+  );
+  const path = join(python, process.platform === "win32" ? "python.exe" : "python");
+  if (!existsSync(path)) throw new Missing("its Python environment is not there");
+  return path;
+}
+
+/** @throws {Missing} where the library or the script is not installed. */
+export function startPeer({ script, config }: PeerSpec, { threads, signal }: Setting): Promise<Measured> {
+  const path = repositoryFile(`bench/peers/${script}.py`);
+  return Measured.start(peerPython(), [path, JSON.stringify(config)], threadVariables(threads), signal);
+}
+
+const machine = v.object({
+  cpu: v.string(),
+  isa: v.string(),
+  threads: v.number(),
+  flops: v.record(v.string(), v.number()),
+  bytes: v.object({ read: v.number(), write: v.number(), copy: v.number(), triad: v.number() }),
+});
+/** What the machine can do at most: operations and bytes a second with so many threads; `flops` by instruction set. */
+export type Machine = v.InferOutput<typeof machine>;
+
+/** Measures the machine's limits by generated code. @throws {Missing} outside anekit's repository, and where no code can be generated. */
+export async function measureMachine({ threads, signal }: Omit<Setting, "engine">): Promise<Machine> {
+  const path = repositoryFile("bench/machine.ts");
+  const env = { ...process.env, ...threadVariables(threads) };
+  try {
+    const { stdout } = await promisify(execFile)(process.execPath, ["--import", "tsx", path], { env, signal });
+    return v.parse(machine, JSON.parse(stdout));
+  } catch (error) {
+    if (signal.aborted) throw new AbortedError("bench", signal);
+    const text = String((error as { stderr?: unknown }).stderr ?? error).trim();
+    throw new Missing(text.split("\n").find((line) => line.includes("Error")) ?? text);
+  }
+}
+
+/** Answers like a peer until stdin ends. `work` is one repetition. */
+export async function serve(peer: string, work: () => unknown, started: number): Promise<void> {
+  const say = (message: object) => process.stdout.write(`${JSON.stringify(message)}\n`);
+  say({ peer, prepare: (performance.now() - started) / 1000 });
+  for await (const line of createInterface({ input: process.stdin })) {
+    const repetitions = Number(line);
+    const before = performance.now();
+    for (let i = 0; i < repetitions; i++) {
+      const result = work();
+      if (result instanceof Promise) await result;
+    }
+    const seconds = (performance.now() - before) / 1000 / repetitions;
+    say({ seconds, memory: process.resourceUsage().maxRSS * 1024 });
+  }
+}

@@ -1,0 +1,306 @@
+// `anekit bench`: our programs beside other libraries' and beside what the machine can do at most, measured in turns within the same minutes.
+
+import { availableParallelism } from "node:os";
+import { setTimeout } from "node:timers/promises";
+import { type Command, Option } from "commander";
+import * as v from "valibot";
+import { AbortedError, ConfigError } from "../core/errors.ts";
+import { openEngine, parseEngine } from "../engines/open.ts";
+import { caseSchema, prepareCase } from "./bench-cases.ts";
+import {
+  type Answer,
+  type Machine,
+  type Measured,
+  Missing,
+  measureMachine,
+  type PeerSpec,
+  type Setting,
+  serve,
+  startOurs,
+  startPeer,
+} from "./bench-process.ts";
+import { type Comparison, comparisons, type OursSpec, type Unit, units } from "./bench-rows.ts";
+import { type CommandContext, engineOption, jsonOption } from "./command.ts";
+import { clean, colors, formatBytes, note, print, printJson } from "./output.ts";
+
+/** One line of the result. Numbers are in `unit`; `null` where there is no peer, or no limit of the machine is known. */
+export interface BenchRow {
+  readonly name: string;
+  readonly ours: number;
+  readonly peer: number | null;
+  readonly peerName: string | null;
+  readonly unit: Unit;
+  /** Ours over the peer's. */
+  readonly ratio: number | null;
+  /** What the machine allows. */
+  readonly floor: number | null;
+  /** How much of that ours reaches, 0 to 1. */
+  readonly share: number | null;
+  /** Least and most of the rounds. */
+  readonly spread: readonly [number, number];
+  readonly peerSpread: readonly [number, number] | null;
+  /** Largest resident set of the process, bytes. */
+  readonly memory: number;
+  readonly peerMemory: number | null;
+  /** Seconds until it was ready to run: loading, building, compiling. */
+  readonly prepare: number;
+  readonly peerPrepare: number | null;
+  readonly rounds: number;
+  readonly threads: number;
+  readonly engine: string;
+}
+
+interface BenchFlags {
+  readonly engine: string;
+  readonly json?: true;
+  readonly tiny?: true;
+  readonly rounds?: number;
+  readonly serve?: string;
+}
+
+const machineName = "machine";
+/** Other libraries' idle threads spin up to 30 ms (OpenBLAS, libgomp) before they leave their core to the next in turn. */
+const pauseMs = 60;
+/** A turn repeats what is measured until it has lasted about this long. */
+const turnSeconds = 0.15;
+/** Time for the rounds of one comparison; at least `leastRounds` are made. */
+const budgetSeconds = 20;
+const [leastRounds, mostRounds] = [5, 15];
+
+export function configure(command: Command, { signal }: CommandContext): void {
+  command
+    .description(
+      "Measures programs beside other libraries and the machine's limits, in turns, one row per comparison.\n" +
+        'The libraries are optional: "npm run bench" in anekit\'s repository installs them.',
+    )
+    .argument("[name]", "one comparison, or all whose names start with it and a slash")
+    .addOption(engineOption())
+    .option("--tiny", "shapes that take no time, to try the command itself")
+    .addOption(new Option("--rounds <count>", "rounds of each comparison").argParser(parseRounds))
+    .addOption(new Option("--serve <case>").hideHelp())
+    .addOption(jsonOption())
+    .action((name: string | undefined, flags: BenchFlags) => bench(name, flags, signal));
+}
+
+function parseRounds(text: string): number {
+  const rounds = Number(text);
+  if (!Number.isInteger(rounds) || rounds < 1) throw new ConfigError("--rounds", `"${text}" is not a positive integer`);
+  return rounds;
+}
+
+/** Comparisons by name or by the first parts of their names. @throws {ConfigError} listing what there is. */
+function choose(name: string | undefined, all: readonly Comparison[]): Comparison[] {
+  const chosen = all.filter((each) => name === undefined || each.name === name || each.name.startsWith(`${name}/`));
+  if (chosen.length > 0 || name === machineName) return chosen;
+  const groups = new Set([machineName, ...all.map((each) => each.name.split("/")[0]!)]);
+  throw new ConfigError("bench", `there is no comparison "${name}"; there are: ${[...groups].join(", ")}`);
+}
+
+async function bench(name: string | undefined, flags: BenchFlags, signal: AbortSignal): Promise<void> {
+  if (flags.serve !== undefined) return serveCase(flags.serve, flags.engine);
+  const threads = Number(process.env.ANEKIT_THREADS) || availableParallelism();
+  const chosen = choose(name, comparisons(flags.tiny === true, threads));
+  const engine = await namedEngine(flags, chosen);
+  const report = new Report(flags.json === true);
+  const bounded = name === machineName || chosen.some(({ floor }) => floor !== undefined);
+  const machine = bounded ? await limits({ threads, signal }) : undefined;
+  if (machine !== undefined && (name === undefined || name === machineName)) report.machine(machine);
+  const missing = new Map<string, string>();
+  for (const comparison of chosen) {
+    if (signal.aborted) throw new AbortedError("bench", signal);
+    const setting = { engine, threads: comparison.threads ?? threads, signal };
+    for (const row of await compare(comparison, setting, machine, flags.rounds, missing)) report.row(row);
+  }
+  for (const [library, why] of missing)
+    note(`peer not installed: ${library} (${why}); in anekit's repository "npm run bench" installs it`);
+}
+
+/** Name of the engine that is measured. @throws {ConfigError} where real shapes would take the simulator hours. */
+async function namedEngine({ engine: choice, tiny }: BenchFlags, chosen: readonly Comparison[]): Promise<string> {
+  using engine = await openEngine(parseEngine(choice), process.env.ANEKIT_ENGINE);
+  note(`engine: ${engine.name} (${engine.reason})`);
+  if (engine.name === "sim" && tiny === undefined && chosen.length > 0)
+    throw new ConfigError("bench", "the simulator is exact, not fast, and takes hours for these; add --tiny");
+  return engine.name;
+}
+
+/** The machine's limits, where they can be measured. */
+async function limits(setting: Omit<Setting, "engine">): Promise<Machine | undefined> {
+  try {
+    return await measureMachine(setting);
+  } catch (error) {
+    if (!(error instanceof Missing)) throw error;
+    note(`the machine's limits are not known: ${error.message}`);
+    return undefined;
+  }
+}
+
+/** The side of ours, in its own process. */
+async function serveCase(text: string, engine: string): Promise<void> {
+  const started = performance.now();
+  const { work, engine: name } = await prepareCase(v.parse(caseSchema, JSON.parse(text)), engine);
+  await work(); // the first run binds buffers and touches memory
+  await serve(`anekit ${name}`, work, started);
+}
+
+/** One of those who take turns. */
+interface Contestant {
+  readonly title: string;
+  readonly measured: Measured;
+  repetitions: number;
+  readonly answers: Answer[];
+}
+
+async function compare(
+  comparison: Comparison,
+  setting: Setting,
+  machine: Machine | undefined,
+  wantedRounds: number | undefined,
+  missing: Map<string, string>,
+): Promise<BenchRow[]> {
+  note(`${comparison.name} …`);
+  const all: Contestant[] = [];
+  const join = async (title: string, starting: Promise<Measured>) => {
+    all.push({ title, measured: await starting, repetitions: 1, answers: [] });
+  };
+  try {
+    await join("anekit", startOurs(comparison.ours, setting));
+    for (const peer of comparison.against) {
+      if (isOurs(peer)) {
+        const other = { ...setting, ...(peer.threads !== undefined && { threads: peer.threads }) };
+        await join(peer.title, startOurs(peer.ours, other));
+      } else if (!missing.has(peer.library)) {
+        try {
+          await join(peer.title, startPeer(peer, setting));
+        } catch (error) {
+          if (!(error instanceof Missing)) throw error;
+          missing.set(peer.library, error.message);
+        }
+      }
+    }
+    await takeTurns(all, wantedRounds, setting.signal);
+    return rowsOf(comparison, setting, machine, all);
+  } finally {
+    for (const { measured } of all) measured[Symbol.dispose]();
+  }
+}
+
+function rowsOf(
+  { name, unit, against, work = 0, floor }: Comparison,
+  { threads, engine }: Setting,
+  machine: Machine | undefined,
+  [ours, ...peers]: readonly Contestant[],
+): BenchRow[] {
+  const show = (seconds: number) => units[unit](seconds, work);
+  const result = ({ answers, measured }: Contestant) => {
+    const times = answers.map(({ seconds }) => seconds);
+    const ends = [show(Math.min(...times)), show(Math.max(...times))].sort((a, b) => a - b) as [number, number];
+    const memory = Math.max(...answers.map((answer) => answer.memory));
+    return { seconds: median(times), spread: ends, memory, prepare: measured.prepare };
+  };
+  const mine = result(ours!);
+  const value = show(mine.seconds);
+  const least = machine && floor?.(machine);
+  const row = (peer: Contestant | undefined): BenchRow => {
+    const theirs = peer && result(peer);
+    const absent = against.length > 0 ? against.map(({ title }) => title).join(", ") : null;
+    const named = peer === undefined ? absent : peer.title.startsWith("ours") ? peer.title : peer.measured.name;
+    return {
+      name,
+      ours: value,
+      peer: theirs === undefined ? null : show(theirs.seconds),
+      peerName: named,
+      unit,
+      ratio: theirs === undefined ? null : value / show(theirs.seconds),
+      floor: least === undefined ? null : show(least),
+      share: least === undefined ? null : least / mine.seconds,
+      spread: mine.spread,
+      peerSpread: theirs?.spread ?? null,
+      memory: mine.memory,
+      peerMemory: theirs?.memory ?? null,
+      prepare: mine.prepare,
+      peerPrepare: theirs?.prepare ?? null,
+      rounds: ours!.answers.length,
+      threads,
+      engine,
+    };
+  };
+  return peers.length === 0 ? [row(undefined)] : peers.map(row);
+}
+
+const isOurs = (spec: PeerSpec | OursSpec): spec is OursSpec => "ours" in spec;
+
+/** Everybody in turn, again and again; the first turn decides how often each repeats in one, and does not count. */
+async function takeTurns(all: readonly Contestant[], wanted: number | undefined, signal: AbortSignal): Promise<void> {
+  const turn = async (one: Contestant) => {
+    await setTimeout(pauseMs, undefined, { signal });
+    return one.measured.measure(one.repetitions, signal);
+  };
+  let roundSeconds = 0;
+  for (const one of all) {
+    // Twice: what a first call costs is not what a turn costs.
+    for (let attempt = 0; attempt < 2; attempt++) {
+      const { seconds } = await turn(one);
+      one.repetitions = Math.max(1, Math.min(100_000, Math.round(turnSeconds / Math.max(seconds, 1e-9))));
+      if (attempt === 1) roundSeconds += seconds * one.repetitions + pauseMs / 1000;
+    }
+  }
+  const rounds = wanted ?? Math.max(leastRounds, Math.min(mostRounds, Math.floor(budgetSeconds / roundSeconds)));
+  for (let round = 0; round < rounds; round++) for (const one of all) one.answers.push(await turn(one));
+}
+
+function median(list: readonly number[]): number {
+  const sorted = [...list].sort((a, b) => a - b);
+  const middle = sorted.length >> 1;
+  return sorted.length % 2 === 1 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2;
+}
+
+const titles = ["name", "ours", "peer", "unit", "ratio", "share", "spread", "memory", "peer's name"] as const;
+const widths = [26, 9, 9, 7, 6, 6, 11, 18, 0] as const;
+
+/** Prints rows as they come. */
+class Report {
+  readonly #json: boolean;
+  #begun = false;
+
+  constructor(json: boolean) {
+    this.#json = json;
+  }
+
+  #line(cells: readonly string[], paint = (text: string) => text): void {
+    const padded = cells.map((cell, at) =>
+      at === 0 || at === 8 ? cell.padEnd(widths[at]) : cell.padStart(widths[at]!),
+    );
+    print(paint(padded.map(clean).join(" ").trimEnd()));
+  }
+
+  row(row: BenchRow): void {
+    if (this.#json) return printJson(row);
+    if (!this.#begun) this.#line(titles, colors.dim);
+    this.#begun = true;
+    const number = (value: number | null) => (value === null ? "-" : String(Number(value.toPrecision(4))));
+    const percent = (value: number) => `${Math.round(100 * value)} %`;
+    const spread = (row.spread[1] - row.spread[0]) / row.ours / 2;
+    const memory = row.peerMemory === null ? "" : ` / ${formatBytes(row.peerMemory)}`;
+    this.#line([
+      row.name,
+      number(row.ours),
+      number(row.peer),
+      row.unit.split(" ")[0]!,
+      row.ratio === null ? "-" : row.ratio.toFixed(2),
+      row.share === null ? "-" : percent(row.share),
+      `±${percent(spread)}`,
+      formatBytes(row.memory) + memory,
+      row.peer === null && row.peerName !== null ? `${row.peerName} not installed` : (row.peerName ?? ""),
+    ]);
+  }
+
+  machine(machine: Machine): void {
+    if (this.#json) return printJson({ name: machineName, ...machine });
+    const rates = [
+      ...Object.entries(machine.flops).map(([isa, rate]) => `${isa} ${(rate / 1e9).toFixed(0)} GFLOP/s`),
+      ...Object.entries(machine.bytes).map(([kind, rate]) => `${kind} ${(rate / 1e9).toFixed(1)} GB/s`),
+    ];
+    print(clean(`${machine.cpu}, ${machine.threads} threads: ${rates.join(", ")}`));
+  }
+}

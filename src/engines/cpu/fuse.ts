@@ -1,0 +1,431 @@
+// Fusion: which maps and reductions are computed by one loop, and in which order the loops run.
+
+import { sizeOf, type Shape } from "../../core/shape.ts";
+import { accessOf, Arr, contiguous, type Graph, operandsOf, reshapeStrides } from "./graph.ts";
+
+/** A loop over `dims`, rows of `columns` elements where something is reduced or known by row; or one array that is made otherwise. */
+export interface Group {
+  readonly index: number;
+  /** Members in the order of their computation. */
+  members: Arr[];
+  readonly kind: "loop" | "columns" | "single";
+  /** Extents of the loop nest, without those of 1. */
+  dims: number[];
+  /** Elements of a row; 0 while nothing depends on rows. */
+  columns: number;
+}
+
+/** Most arrays that a loop may touch: each needs a pointer. */
+const operandLimit = 24;
+
+/** Extents without ones. */
+function squeeze(shape: Shape): number[] {
+  return shape.filter((extent) => extent !== 1);
+}
+
+/** Extents that both nests of the same size can be split into; undefined if there are none. */
+export function refine(a: readonly number[], b: readonly number[]): number[] | undefined {
+  const result: number[] = [];
+  let [i, j] = [0, 0];
+  let [x, y] = [a[0] ?? 1, b[0] ?? 1];
+  while (i < a.length && j < b.length) {
+    const common = Math.min(x, y);
+    if (x % common !== 0 || y % common !== 0) {
+      // Split from the outside: the smaller one must divide the larger one.
+      return undefined;
+    }
+    result.push(common);
+    x /= common;
+    y /= common;
+    if (x === 1) x = a[++i] ?? 1;
+    if (y === 1) y = b[++j] ?? 1;
+  }
+  return sizeOf(result) === sizeOf(a) && sizeOf(result) === sizeOf(b) ? result : undefined;
+}
+
+/** Axes that a reduction runs over are the last ones that are not 1. */
+function isRowReduction(array: Arr): boolean {
+  const { source } = array;
+  if (source.kind !== "reduce") return false;
+  const last = Math.max(...source.axes);
+  return source.x.shape.slice(last + 1).every((extent) => extent === 1);
+}
+
+/** A set of small numbers. */
+class Bits {
+  readonly words: Uint32Array;
+  constructor(size: number) {
+    this.words = new Uint32Array((size + 31) >> 5);
+  }
+  has(bit: number): boolean {
+    return ((this.words[bit >> 5]! >>> (bit & 31)) & 1) === 1;
+  }
+  add(bit: number): void {
+    this.words[bit >> 5]! |= 1 << (bit & 31);
+  }
+  /** Adds all of another set; true if that changed anything. */
+  join(other: Bits): boolean {
+    let changed = 0;
+    for (let i = 0; i < this.words.length; i++) {
+      const joined = this.words[i]! | other.words[i]!;
+      changed |= joined ^ this.words[i]!;
+      this.words[i] = joined;
+    }
+    return changed !== 0;
+  }
+}
+
+/** Groups of a graph, in an order in which they can run. */
+export interface Fused {
+  readonly groups: readonly Group[];
+  readonly groupOf: ReadonlyMap<Arr, Group>;
+  /** Arrays that a later group or an output reads: they have memory. */
+  readonly stored: ReadonlySet<Arr>;
+}
+
+/** The array that has memory, behind views. */
+export function rootOf(array: Arr): Arr {
+  let root = array;
+  while (root.source.kind === "view") root = root.source.of;
+  return root;
+}
+
+/** Who reads an array, through views. */
+function usesOf(graph: Graph): Map<Arr, Arr[]> {
+  const uses = new Map<Arr, Arr[]>();
+  for (const array of graph.arrays) {
+    if (array.source.kind === "view") continue;
+    for (const operand of new Set(operandsOf(array).map(rootOf))) {
+      const known = uses.get(operand);
+      if (known === undefined) uses.set(operand, [array]);
+      else known.push(array);
+    }
+  }
+  return uses;
+}
+
+class Fuser {
+  readonly #graph: Graph;
+  readonly #groups: Group[] = [];
+  readonly #ancestors: Bits[] = [];
+  readonly #groupOf = new Map<Arr, Group>();
+  readonly #uses: Map<Arr, Arr[]>;
+  readonly #outputs: ReadonlySet<Arr>;
+  readonly #before: ReadonlyMap<Arr, readonly Arr[]>;
+  /** Maps that are computed inside a column reduction. */
+  readonly #absorbed = new Map<Arr, Arr>();
+
+  constructor(graph: Graph, before: ReadonlyMap<Arr, readonly Arr[]>) {
+    this.#graph = graph;
+    this.#uses = usesOf(graph);
+    this.#outputs = new Set(graph.outputs.values());
+    this.#before = before;
+  }
+
+  run(): Fused {
+    this.#absorb();
+    for (const array of this.#graph.arrays) {
+      const { kind } = array.source;
+      if (kind === "view" || kind === "input" || kind === "constant" || this.#absorbed.has(array)) continue;
+      if (kind === "reference" && this.#groupOf.has(array)) continue;
+      if (kind === "map" || isRowReduction(array)) this.#place(array);
+      else if (kind === "reduce") this.#columns(array);
+      else if (kind === "reference") this.#single(array.source.call.results);
+      else this.#single([array]);
+    }
+    this.#mergeNeighbours();
+    return this.#finish();
+  }
+
+  /** Maps that only a column reduction reads, element by element, go into it. */
+  #absorb(): void {
+    for (const array of [...this.#graph.arrays].reverse()) {
+      const { source } = array;
+      const target = source.kind === "reduce" && !isRowReduction(array) ? array : this.#absorbed.get(array);
+      if (target === undefined) continue;
+      const reads = source.kind === "reduce" ? [source.x] : source.kind === "map" ? source.operands : [];
+      for (const operand of reads) {
+        const root = rootOf(operand);
+        if (root.source.kind !== "map" || this.#outputs.has(root) || this.#uses.get(root)!.length > 1) continue;
+        if (root.size !== (target.source as { x: Arr }).x.size || this.#relation(operand, squeeze(root.shape), 0) !== "same") continue;
+        this.#absorbed.set(root, target);
+      }
+    }
+  }
+
+  /** How a group of these dimensions sees an array that it computes itself: at the same element, or by row. */
+  #relation(operand: Arr, dims: readonly number[], columns: number): "same" | "row" | undefined {
+    const access = accessOf(operand, (root) => contiguous(root.shape));
+    if (access === undefined || access.offset !== 0) return undefined;
+    const strides = reshapeStrides(operand.shape, access.strides, dims);
+    if (strides === undefined) return undefined;
+    const whole = contiguous(dims);
+    if (strides.every((stride, axis) => stride === whole[axis])) return "same";
+    if (columns === 0) return undefined;
+    let [row, axis] = [1, dims.length];
+    while (row < columns) row *= dims[--axis]!;
+    if (row !== columns) return undefined;
+    const rows = contiguous(dims.slice(0, axis));
+    const matches = strides.every((stride, at) => (at < axis ? stride === rows[at] : stride === 0));
+    return matches ? "row" : undefined;
+  }
+
+  #new(kind: Group["kind"], members: Arr[], dims: number[], columns: number): Group {
+    const group: Group = { index: this.#groups.length, members, kind, dims, columns };
+    this.#groups.push(group);
+    this.#ancestors.push(new Bits(this.#graph.arrays.length));
+    for (const member of members) this.#groupOf.set(member, group);
+    return group;
+  }
+
+  /** Groups whose results an array reads, through what it absorbed. */
+  #sources(array: Arr): Set<Group> {
+    const sources = new Set<Group>();
+    const visit = (each: Arr) => {
+      for (const operand of [...operandsOf(each).map(rootOf), ...(this.#before.get(each) ?? [])]) {
+        if (this.#absorbed.has(operand)) visit(operand);
+        else {
+          const group = this.#groupOf.get(operand);
+          if (group !== undefined) sources.add(group);
+        }
+      }
+    };
+    visit(array);
+    return sources;
+  }
+
+  /** Everything before `group` is also before what comes after it. */
+  #depend(group: Group, on: Iterable<Group>): void {
+    const own = this.#ancestors[group.index]!;
+    let changed = false;
+    for (const source of on) {
+      if (source === group) continue;
+      changed = own.join(this.#ancestors[source.index]!) || changed;
+      if (!own.has(source.index)) {
+        own.add(source.index);
+        changed = true;
+      }
+    }
+    if (!changed) return;
+    for (const ancestors of this.#ancestors) if (ancestors !== own && ancestors.has(group.index)) ancestors.join(own);
+  }
+
+  #single(members: Arr[]): void {
+    const sources = new Set(members.flatMap((member) => [...this.#sources(member)]));
+    this.#depend(this.#new("single", members, [], 0), sources);
+  }
+
+  #columns(array: Arr): void {
+    const { x, axes } = array.source as Arr["source"] & { kind: "reduce" };
+    // Dimensions: outer, reduced, inner.
+    const dims = [
+      ...squeeze(x.shape.slice(0, Math.min(...axes))),
+      ...squeeze(axes.map((axis) => x.shape[axis]!)),
+      ...squeeze(x.shape.slice(Math.max(...axes) + 1)),
+    ];
+    this.#depend(this.#new("columns", [array], dims, 0), this.#sources(array));
+  }
+
+  /** Puts a map or a row reduction into a group that computes one of its operands, or into a new one. */
+  #place(array: Arr): void {
+    const { source } = array;
+    const domain = source.kind === "reduce" ? source.x.shape : array.shape;
+    const dims = squeeze(domain);
+    const columns = source.kind === "reduce" ? sizeOf(source.axes.map((axis) => source.x.shape[axis]!)) : 0;
+    const sources = this.#sources(array);
+    const candidates = [...sources].filter(({ kind }) => kind === "loop").sort((a, b) => b.index - a.index);
+    for (const group of candidates) {
+      if (!this.#fits(array, group, dims, columns)) continue;
+      // A cycle would come of an operand that depends on the group from outside.
+      if ([...sources].some((other) => other !== group && this.#ancestors[other.index]!.has(group.index))) continue;
+      this.#join(array, group, dims, columns);
+      this.#depend(group, sources);
+      return;
+    }
+    const group = this.#new("loop", [array], dims, columns);
+    this.#depend(group, sources);
+  }
+
+  #join(array: Arr, group: Group, dims: readonly number[], columns: number): void {
+    group.members.push(array);
+    this.#groupOf.set(array, group);
+    if (sizeOf(dims) === sizeOf(group.dims)) group.dims = refine(group.dims, dims)!;
+    if (columns > 0) group.columns = columns;
+  }
+
+  /** True if the group's loop can compute the array: same extents, or one value a row, and operands at the same place. */
+  #fits(array: Arr, group: Group, dims: readonly number[], columns: number): boolean {
+    if (columns > 0 && group.columns > 0 && columns !== group.columns) return false;
+    if (this.#operands(group, array) > operandLimit && sizeOf(group.dims) > 1) return false;
+    const rowColumns = columns || group.columns;
+    const size = sizeOf(group.dims);
+    let level: "same" | "row";
+    let nest: readonly number[];
+    if (sizeOf(dims) === size) {
+      const refined = refine(group.dims, dims);
+      if (refined === undefined) return false;
+      [level, nest] = ["same", refined];
+    } else if (columns === 0 && group.columns > 0 && sizeOf(dims) * group.columns === size && size > 1) {
+      const rows = rowDims(group.dims, group.columns);
+      const refined = rows && refine(rows, dims);
+      if (refined === undefined) return false;
+      [level, nest] = ["row", refined];
+    } else return false;
+    if (rowColumns > 0 && level === "same" && rowDims(nest, rowColumns) === undefined) return false;
+    const reads = array.source.kind === "reduce" ? [array.source.x] : operandsOf(array);
+    return reads.every((operand) => {
+      const root = rootOf(operand);
+      if (this.#groupOf.get(root) !== group) return true;
+      const rootRow = this.#isRow(root, group);
+      const relation = this.#relation(expand(operand, array), nest, level === "same" ? rowColumns : 0);
+      // A value of a row is read by row from elements, and at the same place from row values.
+      if (level === "row") return rootRow && relation === "same";
+      return relation === (rootRow ? "row" : "same");
+    });
+  }
+
+  /** True for members that have one value a row. */
+  #isRow(member: Arr, group: Group): boolean {
+    return group.columns > 0 && (member.source.kind === "reduce" || member.size < sizeOf(group.dims));
+  }
+
+  /** Arrays with memory that the group and a further member touch. */
+  #operands(group: Group, further: Arr): number {
+    const touched = new Set<Arr>();
+    for (const member of [...group.members, further]) {
+      for (const operand of operandsOf(member)) if (this.#groupOf.get(rootOf(operand)) !== group) touched.add(rootOf(operand));
+      if (this.#outputs.has(member) || this.#uses.get(member)?.some((use) => this.#groupOf.get(use) !== group)) touched.add(member);
+    }
+    return touched.size;
+  }
+
+  /** Joins independent loops over the same extents that read the same arrays: the arrays pass through the cache once. */
+  #mergeNeighbours(): void {
+    const readers = new Map<Arr, Group[]>();
+    for (const group of this.#groups) {
+      if (group.kind !== "loop" || sizeOf(group.dims) < 64) continue;
+      const reads = new Set(group.members.flatMap((member) => operandsOf(member).map(rootOf)));
+      for (const read of reads) {
+        if (read.size < sizeOf(group.dims) / 2 || this.#groupOf.get(read) === group) continue;
+        const known = readers.get(read) ?? [];
+        readers.set(read, known);
+        known.push(group);
+      }
+    }
+    const gone = new Set<Group>();
+    for (const groups of readers.values()) {
+      for (let i = 0; i < groups.length; i++) {
+        for (let j = i + 1; j < groups.length; j++) {
+          const [a, b] = [groups[i]!, groups[j]!];
+          if (a === b || gone.has(a) || gone.has(b) || !this.#mergeable(a, b)) continue;
+          a.dims = refine(a.dims, b.dims)!;
+          a.columns ||= b.columns;
+          a.members = [...a.members, ...b.members].sort((x, y) => x.id - y.id);
+          for (const member of b.members) this.#groupOf.set(member, a);
+          b.members = [];
+          gone.add(b);
+          for (const ancestors of this.#ancestors) if (ancestors.has(b.index)) ancestors.add(a.index);
+          this.#depend(a, [b]);
+        }
+      }
+    }
+  }
+
+  #mergeable(a: Group, b: Group): boolean {
+    if (this.#ancestors[a.index]!.has(b.index) || this.#ancestors[b.index]!.has(a.index)) return false;
+    if (a.columns > 0 && b.columns > 0 && a.columns !== b.columns) return false;
+    if (sizeOf(a.dims) !== sizeOf(b.dims)) return false;
+    const nest = refine(a.dims, b.dims);
+    const columns = a.columns || b.columns;
+    if (nest === undefined || (columns > 0 && rowDims(nest, columns) === undefined)) return false;
+    const touched = new Set([...a.members, ...b.members].flatMap((member) => [member, ...operandsOf(member).map(rootOf)]));
+    return touched.size <= operandLimit;
+  }
+
+  #finish(): Fused {
+    const groups = this.#groups.filter(({ members }) => members.length > 0);
+    const stored = new Set<Arr>(this.#outputs);
+    const read = (array: Arr, group: Group) => {
+      for (const operand of operandsOf(array)) {
+        const root = rootOf(operand);
+        if (this.#absorbed.has(root)) read(root, group);
+        else if (this.#groupOf.get(root) !== group && this.#groupOf.has(root)) stored.add(root);
+      }
+    };
+    for (const group of groups) for (const member of group.members) read(member, group);
+    for (const group of groups) if (group.kind === "single" || group.kind === "columns") for (const member of group.members) stored.add(member);
+    return { groups: this.#order(groups), groupOf: this.#groupOf, stored };
+  }
+
+  /** Groups in an order that respects their dependences, otherwise as the program has them. */
+  #order(groups: readonly Group[]): Group[] {
+    const position = new Map(groups.map((group) => [group, Math.max(...group.members.map(({ id }) => id))]));
+    const waiting = new Map<Group, number>();
+    const dependents = new Map<Group, Group[]>();
+    for (const group of groups) {
+      const sources = new Set(group.members.flatMap((member) => [...this.#sources(member)]).filter((source) => source !== group));
+      waiting.set(group, sources.size);
+      for (const source of sources) {
+        const known = dependents.get(source) ?? [];
+        dependents.set(source, known);
+        known.push(group);
+      }
+    }
+    // A heap by position.
+    const heap: Group[] = [];
+    const less = (a: number, b: number) => position.get(heap[a]!)! < position.get(heap[b]!)!;
+    const swap = (a: number, b: number) => ([heap[a], heap[b]] = [heap[b]!, heap[a]!]);
+    const push = (group: Group) => {
+      let at = heap.push(group) - 1;
+      while (at > 0 && less(at, (at - 1) >> 1)) {
+        swap(at, (at - 1) >> 1);
+        at = (at - 1) >> 1;
+      }
+    };
+    const pop = (): Group => {
+      const top = heap[0]!;
+      const last = heap.pop()!;
+      if (heap.length === 0) return top;
+      heap[0] = last;
+      for (let at = 0; ; ) {
+        let least = at;
+        for (const child of [2 * at + 1, 2 * at + 2]) if (child < heap.length && less(child, least)) least = child;
+        if (least === at) return top;
+        swap(at, least);
+        at = least;
+      }
+    };
+    for (const group of groups) if (waiting.get(group) === 0) push(group);
+    const order: Group[] = [];
+    while (heap.length > 0) {
+      const group = pop();
+      order.push(group);
+      for (const dependent of dependents.get(group) ?? []) {
+        const left = waiting.get(dependent)! - 1;
+        waiting.set(dependent, left);
+        if (left === 0) push(dependent);
+      }
+    }
+    return order;
+  }
+}
+
+/** Extents of the rows of a nest whose last ones make up `columns`; undefined if none do. */
+export function rowDims(dims: readonly number[], columns: number): number[] | undefined {
+  let [product, axis] = [1, dims.length];
+  while (product < columns && axis > 0) product *= dims[--axis]!;
+  return product === columns ? dims.slice(0, axis) : undefined;
+}
+
+/** The operand as it is broadcast against the array that reads it. */
+export function expand(operand: Arr, reader: Arr): Arr {
+  const domain = reader.source.kind === "reduce" ? reader.source.x.shape : reader.shape;
+  const same = operand.shape.length === domain.length && operand.shape.every((extent, axis) => extent === domain[axis]);
+  if (same || reader.source.kind !== "map") return operand;
+  return new Arr(-1, operand.dtype, domain, { kind: "view", of: operand, view: { kind: "broadcast" } });
+}
+
+/** Fuses a graph. `before` adds dependences: arrays that must be computed before another one. */
+export function fuse(graph: Graph, before: ReadonlyMap<Arr, readonly Arr[]> = new Map()): Fused {
+  return new Fuser(graph, before).run();
+}

@@ -1,0 +1,378 @@
+// A program in the primitives that the CPU engine plans with: lane-wise maps, reductions, views, matrix products, and what moves data by index.
+
+import type { DType, ValueArray } from "../../core/dtype.ts";
+import { invariant } from "../../core/errors.ts";
+import { broadcastShapes, type Shape, sizeOf, stridesOf } from "../../core/shape.ts";
+import { type Instruction, instructionOperands, type Program } from "../../ir/program.ts";
+import type { Native, NativeArray, Piece } from "../../ops/native.ts";
+import type { Lane, Lanes } from "../../ops/vector.ts";
+import type { Node } from "./expression.ts";
+import type { ReduceKind } from "./machine.ts";
+import { Expressions } from "./math.ts";
+
+/** How a view's elements stand in what it looks at. */
+export type ViewKind =
+  | { readonly kind: "reshape" }
+  | { readonly kind: "permute"; readonly perm: readonly number[] }
+  | { readonly kind: "slice"; readonly begin: readonly number[]; readonly stride: readonly number[] }
+  | { readonly kind: "broadcast" };
+
+/** Where an array comes from. Expressions of maps are made when they are wanted, in the builder of the group that computes them. */
+export type Source =
+  | { readonly kind: "input"; readonly port: string }
+  | { readonly kind: "constant"; readonly data: ValueArray }
+  | {
+      readonly kind: "map";
+      readonly operands: readonly Arr[];
+      readonly f: (v: Expressions, lanes: readonly Node[]) => Node;
+    }
+  | { readonly kind: "reduce"; readonly fold: ReduceKind; readonly x: Arr; readonly axes: readonly number[] }
+  | {
+      readonly kind: "matmul";
+      readonly x: Arr;
+      readonly y: Arr;
+      readonly transposeX: boolean;
+      readonly transposeY: boolean;
+    }
+  | { readonly kind: "gather"; readonly x: Arr; readonly indices: Arr; readonly axis: number; readonly at: number }
+  | {
+      readonly kind: "scatter";
+      readonly data: Arr;
+      readonly indices: Arr;
+      readonly updates: Arr;
+      readonly axis: number;
+      readonly mode: "add" | "update";
+      readonly at: number;
+    }
+  | { readonly kind: "assemble"; readonly fill: number | undefined; readonly pieces: readonly Required<Piece<Arr>>[] }
+  | { readonly kind: "reference"; readonly call: ReferenceCall; readonly result: number }
+  | { readonly kind: "view"; readonly of: Arr; readonly view: ViewKind };
+
+/** An instruction that runs as its record's plain kernel. */
+export interface ReferenceCall {
+  readonly instruction: Instruction;
+  readonly operands: readonly (Arr | undefined)[];
+  readonly results: Arr[];
+}
+
+/** An array of the plan. */
+export class Arr implements NativeArray {
+  /** Place in the order of computation. */
+  id: number;
+  readonly dtype: DType;
+  readonly shape: Shape;
+  source: Source;
+
+  constructor(id: number, dtype: DType, shape: Shape, source: Source) {
+    this.id = id;
+    this.dtype = dtype;
+    this.shape = shape;
+    this.source = source;
+  }
+
+  get size(): number {
+    return sizeOf(this.shape);
+  }
+}
+
+/** Arrays that one reads directly. */
+export function operandsOf({ source }: Arr): readonly Arr[] {
+  switch (source.kind) {
+    case "map":
+      return source.operands;
+    case "reduce":
+      return [source.x];
+    case "matmul":
+      return [source.x, source.y];
+    case "gather":
+      return [source.x, source.indices];
+    case "scatter":
+      return [source.data, source.indices, source.updates];
+    case "assemble":
+      return source.pieces.map(({ x }) => x);
+    case "reference":
+      return source.call.operands.filter((operand) => operand !== undefined);
+    case "view":
+      return [source.of];
+    default:
+      return [];
+  }
+}
+
+export interface Graph {
+  /** In an order in which operands come first. */
+  readonly arrays: readonly Arr[];
+  readonly outputs: ReadonlyMap<string, Arr>;
+  readonly inputs: ReadonlyMap<string, Arr>;
+}
+
+/** Element count above which a reduction is made in two levels, and the length of the first level's rows. */
+const longRow = 65536;
+const rowLimit = 32768;
+
+/** A divisor of `size` close below `rowLimit`, at least 1024; undefined if there is none. */
+function rowOf(size: number): number | undefined {
+  for (let row = Math.min(rowLimit, size); row >= 1024; row--) if (size % row === 0) return row;
+  return undefined;
+}
+
+class Builder implements Native<Arr> {
+  readonly arrays: Arr[] = [];
+  readonly #strict: boolean;
+
+  constructor(strict: boolean) {
+    this.#strict = strict;
+  }
+
+  make(dtype: DType, shape: Shape, source: Source): Arr {
+    const made = new Arr(this.arrays.length, dtype, shape, source);
+    this.arrays.push(made);
+    return made;
+  }
+
+  map(dtype: DType, operands: readonly Arr[], f: (v: Lanes, ...lanes: Lane[]) => Lane): Arr {
+    const shape = operands.reduce<Shape>((all, { shape: each }) => broadcastShapes(all, each)!, []);
+    const round = this.#strict && dtype === "fp16";
+    return this.make(dtype, shape, {
+      kind: "map",
+      operands,
+      f: (v, lanes) => (round ? v.roundFloat16(f(v, ...lanes)) : (f(v, ...lanes) as Node)),
+    });
+  }
+
+  reduce(fold: ReduceKind, x: Arr, axes: readonly number[]): Arr {
+    const shape = x.shape.map((extent, axis) => (axes.includes(axis) ? 1 : extent));
+    const dtype = x.dtype === "fp16" ? "fp32" : x.dtype;
+    const wide = axes.filter((axis) => x.shape[axis]! > 1);
+    if (wide.length === 0) return this.map(dtype, [x], (_v, lane) => lane);
+    // Axes that are not neighbours are reduced run by run, the last one first.
+    const runs: number[][] = [];
+    for (const axis of [...wide].sort((a, b) => a - b)) {
+      const last = runs.at(-1);
+      const neighbours = last !== undefined && x.shape.slice(last.at(-1)! + 1, axis).every((extent) => extent === 1);
+      if (neighbours) last.push(axis);
+      else runs.push([axis]);
+    }
+    let result = x;
+    for (const run of runs.reverse()) result = this.#reduceRun(fold, result, run);
+    return this.reshape(result, shape);
+  }
+
+  /** Reduces neighbouring axes; long rows that are few in two levels, so that there is work for every thread. The levels depend on the shape alone. */
+  #reduceRun(fold: ReduceKind, x: Arr, axes: readonly number[]): Arr {
+    const dtype = x.dtype === "fp16" ? "fp32" : x.dtype;
+    const shape = x.shape.map((extent, axis) => (axes.includes(axis) ? 1 : extent));
+    const length = sizeOf(axes.map((axis) => x.shape[axis]!));
+    const inner = sizeOf(x.shape.slice(axes.at(-1)! + 1));
+    const outer = x.size / length / inner;
+    const row = inner === 1 && length > longRow && outer < 64 ? rowOf(length) : undefined;
+    if (row !== undefined) {
+      const rows = this.reduce(fold, this.reshape(x, [outer, length / row, row]), [2]);
+      return this.reshape(this.reduce(fold, this.reshape(rows, [outer, length / row]), [1]), shape);
+    }
+    // Many rows over few columns: partial sums of blocks of rows.
+    if (inner > 1 && inner * outer < 1024 && length > 4096) {
+      const block = [1024, 512, 256, 128, 64].find((each) => length % each === 0);
+      if (block !== undefined) {
+        const parts = this.reduce(fold, this.reshape(x, [outer, length / block, block, inner]), [2]);
+        return this.reshape(this.reduce(fold, this.reshape(parts, [outer, length / block, inner]), [1]), shape);
+      }
+    }
+    return this.make(dtype, shape, { kind: "reduce", fold, x, axes });
+  }
+
+  #view(x: Arr, shape: Shape, view: ViewKind): Arr {
+    return this.make(x.dtype, shape, { kind: "view", of: x, view });
+  }
+
+  reshape(x: Arr, shape: Shape): Arr {
+    invariant(sizeOf(shape) === x.size, () => `reshape of ${x.shape} to ${shape}`);
+    if (shape.length === x.shape.length && shape.every((extent, axis) => extent === x.shape[axis])) return x;
+    if (x.source.kind === "view" && x.source.view.kind === "reshape") return this.reshape(x.source.of, shape);
+    return this.#view(x, shape, { kind: "reshape" });
+  }
+
+  permute(x: Arr, perm: readonly number[]): Arr {
+    if (perm.every((axis, i) => axis === i)) return x;
+    return this.#view(
+      x,
+      perm.map((axis) => x.shape[axis]!),
+      { kind: "permute", perm },
+    );
+  }
+
+  slice(x: Arr, begin: readonly number[], size: readonly number[], stride: readonly number[]): Arr {
+    if (size.every((extent, axis) => extent === x.shape[axis])) return x;
+    return this.#view(x, size, { kind: "slice", begin, stride });
+  }
+
+  broadcast(x: Arr, shape: Shape): Arr {
+    return this.#view(x, shape, { kind: "broadcast" });
+  }
+
+  assemble(dtype: DType, shape: Shape, fill: number | undefined, pieces: readonly Piece<Arr>[]): Arr {
+    const full = pieces.map(({ x, begin, stride = shape.map(() => 1) }) => ({ x, begin, stride }));
+    return this.make(dtype, shape, { kind: "assemble", fill, pieces: full });
+  }
+
+  matmul(dtype: DType, x: Arr, y: Arr, transposeX: boolean, transposeY: boolean): Arr {
+    const m = x.shape.at(transposeX ? -1 : -2)!;
+    const n = y.shape.at(transposeY ? -2 : -1)!;
+    const batch = broadcastShapes(x.shape.slice(0, -2), y.shape.slice(0, -2))!;
+    return this.make(dtype, [...batch, m, n], { kind: "matmul", x, y, transposeX, transposeY });
+  }
+
+  /** Number of the instruction that is being lowered, for errors at run time. */
+  instruction = 0;
+
+  gather(x: Arr, indices: Arr, axis: number): Arr {
+    const shape = [...x.shape.slice(0, axis), ...indices.shape, ...x.shape.slice(axis + 1)];
+    return this.make(x.dtype, shape, { kind: "gather", x, indices, axis, at: this.instruction });
+  }
+
+  scatter(data: Arr, indices: Arr, updates: Arr, axis: number, mode: "add" | "update"): Arr {
+    return this.make(data.dtype, data.shape, { kind: "scatter", data, indices, updates, axis, mode, at: this.instruction });
+  }
+}
+
+/** Translates a program. Strict rounding: every operator's fp16 results are rounded, and operators whose native form is not exact run as their plain kernels. */
+export function buildGraph(program: Program, strict: boolean): Graph {
+  const builder = new Builder(strict);
+  const values: (Arr | undefined)[] = [];
+  const inputs = new Map<string, Arr>();
+  for (const { name, value } of program.inputs) {
+    const { dtype, shape } = program.values[value]!;
+    const made = builder.make(dtype, shape, { kind: "input", port: name });
+    inputs.set(name, made);
+    values[value] = made;
+  }
+  for (const { value, data } of program.constants) {
+    const { dtype, shape } = program.values[value]!;
+    values[value] = builder.make(dtype, shape, { kind: "constant", data });
+  }
+  for (const [at, instruction] of program.instructions.entries()) {
+    const { op, attrs, results } = instruction;
+    builder.instruction = at;
+    const avals = results.map((value) => program.values[value]!);
+    const native = op.native !== undefined && (!strict || op.nativeExact === true);
+    if (!native) {
+      const operands = instruction.inputs.map((value) => (value < 0 ? undefined : values[value]!));
+      const call: ReferenceCall = { instruction, operands, results: [] };
+      for (const [i, { dtype, shape }] of avals.entries()) {
+        const made = builder.make(dtype, shape, { kind: "reference", call, result: i });
+        call.results.push(made);
+        values[results[i]!] = made;
+      }
+      continue;
+    }
+    const operands = instructionOperands(instruction, (value) => values[value]!);
+    const lowered = op.native!(builder, operands, attrs, avals as never);
+    const made = (Array.isArray(lowered) ? lowered : [lowered]) as Arr[];
+    for (const [i, array] of made.entries()) {
+      const { dtype, shape } = avals[i]!;
+      const same = array.dtype === dtype && array.shape.length === shape.length && array.shape.every((extent, axis) => extent === shape[axis]);
+      invariant(same, () => `the native form of ${op.name} gives ${array.dtype} ${array.shape}, not ${dtype} ${shape}`);
+      values[results[i]!] = array;
+    }
+  }
+  const outputs = new Map<string, Arr>();
+  const taken = new Set<Arr>();
+  for (const { name, value } of program.outputs) {
+    let array = values[value]!;
+    // An output is stored in its port's memory: it needs a computation of its own.
+    const owns = !["view", "input", "constant"].includes(array.source.kind);
+    if (!owns || taken.has(array)) array = builder.map(array.dtype, [array], (_v, lane) => lane);
+    taken.add(array);
+    outputs.set(name, array);
+  }
+  return { arrays: live(builder.arrays, outputs), outputs, inputs };
+}
+
+/** Arrays that the outputs need, in the order in which they were made. */
+function live(arrays: readonly Arr[], outputs: ReadonlyMap<string, Arr>): Arr[] {
+  const needed = new Set<Arr>();
+  const stack = [...outputs.values()];
+  for (let array = stack.pop(); array !== undefined; array = stack.pop()) {
+    if (needed.has(array)) continue;
+    needed.add(array);
+    stack.push(...operandsOf(array));
+    if (array.source.kind === "reference") stack.push(...array.source.call.results);
+  }
+  return arrays.filter((array) => needed.has(array));
+}
+
+/** Strides of a new shape over the same elements, where they can be expressed; undefined otherwise. */
+export function reshapeStrides(shape: Shape, strides: readonly number[], target: Shape): number[] | undefined {
+  const from = shape.flatMap((extent, axis) => (extent === 1 ? [] : [{ extent, stride: strides[axis]! }]));
+  const result: number[] = new Array(target.length).fill(0);
+  let i = 0;
+  let axis = 0;
+  while (axis < target.length) {
+    if (target[axis] === 1) {
+      axis++;
+      continue;
+    }
+    // The shortest runs of both shapes that hold the same number of elements.
+    let [taken, made] = [from[i]!.extent, target[axis]!];
+    const [first, start] = [i++, axis++];
+    while (taken !== made) {
+      if (taken < made) taken *= from[i++]!.extent;
+      else if (target[axis] === 1) axis++;
+      else made *= target[axis++]!;
+    }
+    for (let at = first; at + 1 < i; at++) {
+      if (from[at]!.stride !== from[at + 1]!.stride * from[at + 1]!.extent) return undefined;
+    }
+    let stride = from[i - 1]!.stride;
+    for (let at = axis - 1; at >= start; at--) {
+      if (target[at] === 1) continue;
+      result[at] = stride;
+      stride *= target[at]!;
+    }
+  }
+  return result;
+}
+
+/** Where an array's elements are in an array that has memory of its own. */
+export interface Access {
+  readonly root: Arr;
+  /** Elements from the root's first. */
+  readonly offset: number;
+  /** Elements, for every axis of the array. */
+  readonly strides: readonly number[];
+}
+
+/** Looks through views; `layout` gives the strides of a root. Undefined where a reshape needs a copy. */
+export function accessOf(array: Arr, layout: (root: Arr) => readonly number[]): Access | undefined {
+  const { source } = array;
+  if (source.kind !== "view") return { root: array, offset: 0, strides: layout(array) };
+  const inner = accessOf(source.of, layout);
+  if (inner === undefined) return undefined;
+  const { root, offset, strides } = inner;
+  const { view, of } = source;
+  switch (view.kind) {
+    case "reshape": {
+      const reshaped = reshapeStrides(of.shape, strides, array.shape);
+      return reshaped && { root, offset, strides: reshaped };
+    }
+    case "permute":
+      return { root, offset, strides: view.perm.map((axis) => strides[axis]!) };
+    case "slice": {
+      const first = view.begin.reduce((sum, begin, axis) => sum + begin * strides[axis]!, offset);
+      return { root, offset: first, strides: strides.map((stride, axis) => stride * view.stride[axis]!) };
+    }
+    case "broadcast": {
+      const pad = array.shape.length - of.shape.length;
+      return {
+        root,
+        offset,
+        strides: array.shape.map((extent, axis) =>
+          axis < pad || (of.shape[axis - pad] === 1 && extent !== 1) ? 0 : strides[axis - pad]!,
+        ),
+      };
+    }
+  }
+}
+
+/** Row-major strides. */
+export const contiguous: (shape: Shape) => number[] = (shape) => [...stridesOf(shape)];

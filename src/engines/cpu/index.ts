@@ -1,0 +1,317 @@
+// The CPU engine: programs compiled to native code.
+
+import { type DType, dtypeBytes, newValues, type ValueArray } from "../../core/dtype.ts";
+import {
+  AbortedError,
+  ConfigError,
+  DisposedError,
+  EngineError,
+  formatAval,
+  invariant,
+} from "../../core/errors.ts";
+import { packFloat16, unpackFloat16 } from "../../core/float16.ts";
+import { type Aval, type Shape, sizeOf } from "../../core/shape.ts";
+import type { Program } from "../../ir/program.ts";
+import { type KernelArray, operandsByName } from "../../ops/define.ts";
+import type { Binding, Buffer, Engine, Executable, LoadOptions } from "../engine.ts";
+import { availableCores, type NativeCode, type NativeMemory, openSystem, type System } from "../os/index.ts";
+import { Job, type Step } from "./driver/job.ts";
+import { Team } from "./driver/team.ts";
+import { chooseIsa, cpuFeatures } from "./isa/features.ts";
+import { X64 } from "./isa/x64.ts";
+import type { Isa } from "./kernels/step.ts";
+import { type NativeStep, type Place, type Plan, planProgram, type ReferenceStep, type Storage } from "./plan.ts";
+
+/** Programs with less work than this run on the calling thread: waking another takes longer. */
+const smallWork = { flops: 200_000, bytes: 200_000 } as const;
+
+class CpuBuffer implements Buffer {
+  readonly dtype: DType;
+  readonly shape: Shape;
+  readonly memory: NativeMemory;
+  readonly bytes: Uint8Array<ArrayBuffer>;
+
+  constructor(system: System, { dtype, shape }: Aval, tight: boolean) {
+    this.dtype = dtype;
+    this.shape = shape;
+    this.memory = system.allocate(sizeOf(shape) * dtypeBytes[dtype], { tight });
+    this.bytes = this.memory.bytes;
+  }
+
+  [Symbol.dispose](): void {
+    this.memory.dispose();
+  }
+}
+
+/** Values as a plain kernel takes them. */
+function unpack(dtype: DType, bytes: Uint8Array<ArrayBuffer>, count: number): ValueArray {
+  const values = newValues(dtype, count);
+  const { buffer, byteOffset } = bytes;
+  if (dtype === "fp16") unpackFloat16(new Uint16Array(buffer, byteOffset, count), values as Float32Array);
+  else if (dtype === "bool") values.set(bytes.subarray(0, count));
+  else if (dtype === "fp32") values.set(new Float32Array(buffer, byteOffset, count));
+  else values.set(new Int32Array(buffer, byteOffset, count));
+  return values;
+}
+
+function pack(values: ValueArray, dtype: DType, bytes: Uint8Array<ArrayBuffer>): void {
+  const { buffer, byteOffset } = bytes;
+  const count = values.length;
+  if (dtype === "fp16") packFloat16(values as Float32Array, new Uint16Array(buffer, byteOffset, count));
+  else if (dtype === "bool") bytes.set(values.subarray(0, count) as Uint8Array);
+  else if (dtype === "fp32") new Float32Array(buffer, byteOffset, count).set(values);
+  else new Int32Array(buffer, byteOffset, count).set(values);
+}
+
+interface Compiled {
+  readonly plan: Plan;
+  readonly code: NativeCode | undefined;
+  /** Offset of every kernel in the code, by key. */
+  readonly kernels: ReadonlyMap<string, number>;
+  readonly arena: NativeMemory | undefined;
+  readonly constants: NativeMemory | undefined;
+}
+
+class CpuExecutable implements Executable {
+  readonly program: Program;
+  readonly #engine: CpuEngine;
+  readonly #inPlace: ReadonlyMap<string, string>;
+  readonly #jobs = new Set<Job>();
+  #compiled: Compiled | undefined;
+
+  constructor(engine: CpuEngine, program: Program, inPlace: ReadonlyMap<string, string>) {
+    this.program = program;
+    this.#engine = engine;
+    this.#inPlace = inPlace;
+    const { system, isa, threads, strict } = engine;
+    const plan = planProgram(program, { isa, threads, strict, inPlace });
+    const asm = new X64();
+    const kernels = new Map<string, number>();
+    for (const step of [...plan.setup, ...plan.steps]) {
+      if (step.kind !== "native" || kernels.has(step.key)) continue;
+      asm.align(64);
+      kernels.set(step.key, asm.length);
+      step.emit(asm);
+    }
+    const code = asm.length > 0 ? system.code(asm.finish()) : undefined;
+    const arena = plan.arenaBytes > 0 ? system.allocate(plan.arenaBytes) : undefined;
+    const constants = plan.constantBytes > 0 ? system.allocate(plan.constantBytes) : undefined;
+    this.#compiled = { plan, code, kernels, arena, constants };
+    for (const { kind, array, offset } of plan.storages) {
+      if (kind !== "constant" || array === undefined || array.source.kind !== "constant") continue;
+      const target = constants!.bytes.subarray(offset, offset + array.size * dtypeBytes[array.dtype]);
+      const values = newValues(array.dtype, array.size);
+      values.set(array.source.data);
+      pack(values, array.dtype, target);
+    }
+    engine.team.reserveScratch(plan.scratchBytes);
+    if (plan.setup.length > 0) {
+      const none = new Map<string, Buffer>();
+      using job = new Job(system, plan.setup.map((step) => this.#step(step, none)));
+      engine.team.runSync(job);
+    }
+  }
+
+  /** The plan, for reports and tests. */
+  get plan(): Plan {
+    return this.#alive().plan;
+  }
+
+  #alive(): Compiled {
+    if (this.#compiled === undefined) throw new DisposedError("the program");
+    return this.#compiled;
+  }
+
+  #memory(storage: Storage, buffers: ReadonlyMap<string, Buffer>): { address: number; bytes: () => Uint8Array<ArrayBuffer> } {
+    const { arena, constants } = this.#alive();
+    if (storage.kind === "port") {
+      const { memory } = buffers.get(storage.port!) as CpuBuffer;
+      return { address: Number(memory.address), bytes: () => memory.bytes };
+    }
+    const memory = (storage.kind === "arena" ? arena : constants)!;
+    return {
+      address: Number(memory.address) + storage.offset,
+      bytes: () => memory.bytes.subarray(storage.offset, storage.offset + storage.bytes),
+    };
+  }
+
+  #step(step: NativeStep, buffers: ReadonlyMap<string, Buffer>): Step {
+    const { code, kernels } = this.#alive();
+    return {
+      kernel: Number(code!.address) + kernels.get(step.key)!,
+      tasks: step.tasks,
+      args: step.args.map(({ storage, offset }) => this.#memory(storage, buffers).address + offset),
+    };
+  }
+
+  /** A reference step as a function; it reads and writes the memory of its arrays. */
+  #reference({ call, inputs, outputs, name }: ReferenceStep, buffers: ReadonlyMap<string, Buffer>): () => void {
+    const { op, attrs } = call.instruction;
+    const bytesOf = ({ storage, offset }: Place) => this.#memory(storage, buffers).bytes().subarray(offset);
+    return () => {
+      const operands = call.operands.map((operand, i): KernelArray | undefined => {
+        if (operand === undefined) return undefined;
+        const data = unpack(operand.dtype, bytesOf(inputs[i]!) as Uint8Array<ArrayBuffer>, operand.size);
+        return { dtype: operand.dtype, shape: operand.shape, data };
+      });
+      const results = call.results.map(
+        ({ dtype, shape, size }): KernelArray => ({ dtype, shape, data: newValues(dtype, size) }),
+      );
+      try {
+        op.kernel(operandsByName(op, operands), attrs, results as [KernelArray, ...KernelArray[]]);
+      } catch (error) {
+        if (error instanceof ConfigError) throw error;
+        throw new EngineError("cpu", `operator ${name} failed`, { cause: error });
+      }
+      for (const [i, { dtype, data }] of results.entries())
+        pack(data, dtype, bytesOf(outputs[i]!) as Uint8Array<ArrayBuffer>);
+    };
+  }
+
+  bind(buffers: ReadonlyMap<string, Buffer>): Binding {
+    const { program } = this;
+    const { plan } = this.#alive();
+    for (const { name, value } of [...program.inputs, ...program.outputs]) {
+      const buffer = buffers.get(name);
+      invariant(buffer instanceof CpuBuffer, () => `no buffer of this engine for port ${name}`);
+      const { dtype, shape } = program.values[value]!;
+      const matches = buffer.dtype === dtype && sizeOf(buffer.shape) === sizeOf(shape);
+      invariant(matches, () => `port ${name} is ${formatAval({ dtype, shape })}, its buffer ${formatAval(buffer)}`);
+    }
+    const inputOf = new Map(program.inputs.map(({ name }) => [buffers.get(name), name]));
+    for (const { name } of program.outputs) {
+      const shared = inputOf.get(buffers.get(name)!);
+      invariant(
+        shared === undefined || this.#inPlace.get(name) === shared,
+        () => `output ${name} overwrites input ${shared}, which the program was not loaded for`,
+      );
+    }
+    // Runs of native steps, and reference steps between them.
+    const parts: (Job | (() => void))[] = [];
+    let steps: NativeStep[] = [];
+    const flush = () => {
+      if (steps.length === 0) return;
+      const work = steps.reduce((sum, { flops, bytes }) => ({ flops: sum.flops + flops, bytes: sum.bytes + bytes }), {
+        flops: 0,
+        bytes: 0,
+      });
+      const small = work.flops < smallWork.flops && work.bytes < smallWork.bytes;
+      const job = new Job(this.#engine.system, steps.map((step) => this.#step(step, buffers)), { small });
+      this.#jobs.add(job);
+      parts.push(job);
+      steps = [];
+    };
+    for (const step of plan.steps) {
+      if (step.kind === "native") steps.push(step);
+      else {
+        flush();
+        parts.push(this.#reference(step, buffers));
+      }
+    }
+    flush();
+    const { team } = this.#engine;
+    return {
+      runSync: () => {
+        this.#alive();
+        for (const part of parts) {
+          if (typeof part === "function") part();
+          else if (team.runSync(part) !== "done") throw this.#failure(part);
+        }
+      },
+      run: async (signal) => {
+        for (const part of parts) {
+          this.#alive();
+          if (signal?.aborted) throw new AbortedError("run", signal);
+          if (typeof part === "function") part();
+          else {
+            // State in place is replaced step by step: such a program runs to its end.
+            const outcome = await team.run(part, this.#inPlace.size === 0 ? signal : undefined);
+            if (outcome === "stopped" && signal !== undefined) throw new AbortedError("run", signal);
+            if (outcome !== "done") throw this.#failure(part);
+          }
+        }
+        this.#alive();
+      },
+    };
+  }
+
+  /** The error that a kernel reported. */
+  #failure(job: Job): Error {
+    const [code, index, extent, at] = [...job.error].map(Number) as [number, number, number, number];
+    const op = this.program.instructions[at]?.op.name ?? "program";
+    if (code === 1) return new ConfigError(op, `index ${index} is outside an axis of ${extent}`);
+    return new EngineError("cpu", `${op} failed with code ${code}`);
+  }
+
+  [Symbol.dispose](): void {
+    const compiled = this.#compiled;
+    if (compiled === undefined) return;
+    this.#compiled = undefined;
+    for (const job of this.#jobs) job.dispose();
+    compiled.code?.dispose();
+    compiled.arena?.dispose();
+    compiled.constants?.dispose();
+  }
+}
+
+class CpuEngine implements Engine {
+  readonly name = "cpu";
+  readonly reason: string;
+  readonly system: System;
+  readonly isa: Isa;
+  readonly threads: number;
+  readonly strict: boolean;
+  readonly team: Team;
+  readonly #tight: boolean;
+
+  constructor(system: System, isa: Isa, threads: number, { reason, strict, tight }: Settings) {
+    this.reason = `${reason}; ${isa === "avx512" ? "AVX-512" : "AVX2"}, ${threads === 1 ? "1 thread" : `${threads} threads`}`;
+    this.system = system;
+    this.isa = isa;
+    this.threads = threads;
+    this.strict = strict;
+    this.#tight = tight;
+    this.team = new Team(system, { threads, scratchBytes: 64 * 1024 });
+  }
+
+  allocate(aval: Aval): Buffer {
+    return new CpuBuffer(this.system, aval, this.#tight);
+  }
+
+  async load(program: Program, { inPlace = new Map() }: LoadOptions = {}): Promise<Executable> {
+    return new CpuExecutable(this, program, inPlace);
+  }
+
+  [Symbol.dispose](): void {
+    this.team.dispose();
+  }
+}
+
+interface Settings {
+  readonly reason: string;
+  /** Rounds fp16 after every operator, and runs what is not exact as plain kernels: elementwise programs then equal the simulator bit for bit. */
+  readonly strict: boolean;
+  /** Puts the end of every port's memory at a guard page. */
+  readonly tight: boolean;
+}
+
+/** What the environment asks for; see docs/engines.md. */
+export interface CpuEnvironment {
+  readonly ANEKIT_ISA?: string | undefined;
+  readonly ANEKIT_THREADS?: string | undefined;
+  readonly ANEKIT_STRICT?: string | undefined;
+  readonly ANEKIT_GUARD?: string | undefined;
+}
+
+/** Opens the engine. @throws {EngineError} that says why native code cannot be generated or run here. */
+export async function createCpu(reason: string, environment: CpuEnvironment = {}): Promise<Engine> {
+  const system = await openSystem();
+  const isa = chooseIsa(cpuFeatures(system), environment.ANEKIT_ISA);
+  const threads = availableCores(environment.ANEKIT_THREADS);
+  const flag = (value: string | undefined) => value !== undefined && value !== "" && value !== "0";
+  return new CpuEngine(system, isa, threads, {
+    reason,
+    strict: flag(environment.ANEKIT_STRICT),
+    tight: flag(environment.ANEKIT_GUARD),
+  });
+}

@@ -1,0 +1,171 @@
+// Straight-line code for vector expressions: order, registers, spilling.
+
+import { invariant } from "../../../core/errors.ts";
+import type { Node } from "../expression.ts";
+import type { Machine, VectorReg } from "../machine.ts";
+
+/** Looks through reinterpretations, which cost nothing. */
+export function strip(node: Node): Node {
+  while (node.kind === "bits") node = node.of;
+  return node;
+}
+
+/** Operands of a node. */
+export function argumentsOf(node: Node): readonly Node[] {
+  return node.kind === "op" ? node.args : [];
+}
+
+/** A value that is wanted, and what to do with the register that holds it. */
+export interface Root {
+  readonly node: Node;
+  use(register: VectorReg): void;
+}
+
+interface Held {
+  readonly node: Node;
+  readonly register: VectorReg;
+}
+
+/** Where an evaluation may put values, and how it gets those that it does not compute. */
+export interface Surroundings {
+  readonly vectors: readonly VectorReg[];
+  readonly masks: readonly VectorReg[];
+  /** Registers that hold nodes for the whole evaluation. */
+  readonly fixed: ReadonlyMap<Node, VectorReg>;
+  /** True for nodes that `fetch` brings, at any time and as often as needed; constants are always fetched. */
+  fetches(node: Node): boolean;
+  fetch(node: Node, register: VectorReg): void;
+  /** First vector slot of the frame that spilled values may use. */
+  readonly spillSlot: number;
+  /**
+   * Set where a root's use may overwrite memory that other values are fetched from: everything is fetched once, before the first use.
+   */
+  readonly fetchFirst?: boolean;
+}
+
+/**
+ * Emits the evaluation of `roots` in their order; returns how many spill slots it took. Values live in registers as long as they are needed; the
+ * one whose next use is farthest makes room. Operations on expressions of any length need three registers only.
+ */
+export function evaluate(machine: Machine, roots: readonly Root[], around: Surroundings): number {
+  const { fixed, fetches, fetch, spillSlot, fetchFirst = false } = around;
+  const isMask = (node: Node) => node.type === "mask" && machine.masks.length > 0;
+  const fetched = (node: Node) => node.kind === "constant" || (!fetchFirst && fetches(node));
+  // A schedule of steps: compute a node, or hand a root to its user. Fetched nodes are brought where they are used.
+  type Step = { readonly node: Node; readonly root?: Root };
+  const steps: Step[] = [];
+  const seen = new Set<Node>();
+  const compute = (given: Node) => {
+    const node = strip(given);
+    if (seen.has(node) || fixed.has(node) || fetched(node)) return;
+    seen.add(node);
+    if (!fetches(node)) for (const arg of argumentsOf(node)) compute(arg);
+    steps.push({ node });
+  };
+  for (const root of roots) {
+    compute(root.node);
+    if (!fetchFirst) steps.push({ node: strip(root.node), root });
+  }
+  if (fetchFirst) for (const root of roots) steps.push({ node: strip(root.node), root });
+  const usesOf = new Map<Node, number[]>();
+  const readsOf = ({ node, root }: Step) =>
+    root !== undefined ? [node] : fetches(node) ? [] : argumentsOf(node).map(strip);
+  for (const [at, step] of steps.entries()) {
+    for (const read of readsOf(step)) {
+      const uses = usesOf.get(read);
+      if (uses === undefined) usesOf.set(read, [at]);
+      else uses.push(at);
+    }
+  }
+  const nextUse = (node: Node, after: number): number =>
+    usesOf.get(node)?.find((at) => at >= after) ?? Number.POSITIVE_INFINITY;
+
+  const freeVectors = [...around.vectors];
+  const freeMasks = [...around.masks];
+  const held = new Map<Node, VectorReg>();
+  const spilled = new Map<Node, number>();
+  const freeSlots: number[] = [];
+  let slots = 0;
+
+  const release = ({ node, register }: Held) => {
+    held.delete(node);
+    (isMask(node) ? freeMasks : freeVectors).push(register);
+  };
+  const evict = (mask: boolean, at: number, keep: ReadonlySet<Node>) => {
+    let victim: Held | undefined;
+    let farthest = -1;
+    for (const [node, register] of held) {
+      if (isMask(node) !== mask || keep.has(node)) continue;
+      const next = nextUse(node, at);
+      // Among equals a value that can be fetched again is the cheaper one to lose.
+      const weight = fetched(node) ? next + 0.5 : next;
+      if (weight > farthest) [victim, farthest] = [{ node, register }, weight];
+    }
+    invariant(victim !== undefined, () => "an expression needs more registers than there are");
+    if (!fetched(victim.node) && !spilled.has(victim.node) && nextUse(victim.node, at) < Number.POSITIVE_INFINITY) {
+      const slot = freeSlots.pop() ?? slots++;
+      spilled.set(victim.node, slot);
+      if (isMask(victim.node)) machine.saveMask(spillSlot + slot, victim.register);
+      else machine.saveVector(spillSlot + slot, victim.register);
+    }
+    release(victim);
+  };
+  const allocate = (node: Node, at: number, keep: ReadonlySet<Node>): VectorReg => {
+    const mask = isMask(node);
+    const free = mask ? freeMasks : freeVectors;
+    if (free.length === 0) evict(mask, at, keep);
+    const register = free.pop()!;
+    held.set(node, register);
+    return register;
+  };
+  /** The register of an operand, brought back from memory where it has none. */
+  const operand = (node: Node, at: number, keep: Set<Node>): VectorReg => {
+    const known = fixed.get(node) ?? held.get(node);
+    keep.add(node);
+    if (known !== undefined) return known;
+    const register = allocate(node, at, keep);
+    if (node.kind === "constant") machine.constant(register, node.bits);
+    else if (fetches(node)) fetch(node, register);
+    else {
+      const slot = spilled.get(node);
+      invariant(slot !== undefined, () => "a value of generated code is neither held nor spilled");
+      if (isMask(node)) machine.loadMask(register, spillSlot + slot);
+      else machine.loadVector(register, spillSlot + slot);
+    }
+    return register;
+  };
+  const drop = (node: Node, at: number) => {
+    if (nextUse(node, at + 1) < Number.POSITIVE_INFINITY) return;
+    const register = held.get(node);
+    if (register !== undefined) release({ node, register });
+    const slot = spilled.get(node);
+    if (slot !== undefined) {
+      spilled.delete(node);
+      freeSlots.push(slot);
+    }
+  };
+
+  for (const [at, step] of steps.entries()) {
+    const keep = new Set<Node>();
+    const reads = readsOf(step);
+    const registers = reads.map((node) => operand(node, at, keep));
+    if (step.root !== undefined) {
+      step.root.use(registers[0]!);
+      for (const node of reads) drop(node, at);
+      continue;
+    }
+    const { node } = step;
+    if (fetches(node)) {
+      fetch(node, allocate(node, at, keep));
+      continue;
+    }
+    invariant(node.kind === "op", () => `a ${node.kind} cannot be computed`);
+    const early = machine.clobbersEarly(node.op);
+    if (!early) for (const read of reads) drop(read, at);
+    // Registers of dropped operands may be taken for the result at once.
+    const result = allocate(node, at, early ? keep : new Set(reads));
+    machine.operation(node.op, result, registers, node.count);
+    if (early) for (const read of reads) drop(read, at);
+  }
+  return slots;
+}

@@ -1,0 +1,393 @@
+// Plans matrix products: which operand is packed, how the product is cut into blocks and tasks, and the steps that compute it.
+
+import { invariant } from "../../../core/errors.ts";
+import { type Storage, storageBytes } from "./gemm-simd.ts";
+import {
+  emitGemm,
+  emitPackStep,
+  type GemmKernel,
+  gemmScratch,
+  gemmTasks,
+  type PackedLayout,
+  type PackKernel,
+  type Panels,
+  packTasks,
+  type Side,
+} from "./gemm-x64.ts";
+import type { Isa, StepPlan } from "./step.ts";
+
+export type { Storage } from "./gemm-simd.ts";
+
+/** A matrix operand; strides count elements, a batch stride of 0 broadcasts. */
+export interface Matrix {
+  readonly dtype: Storage;
+  readonly row: number;
+  readonly column: number;
+  readonly batch: readonly number[];
+}
+
+/** C[...batch, m, n] = A[...batch, m, k] · B[...batch, k, n] (+ bias[n]), summed in fp32. */
+export interface GemmSpec {
+  readonly m: number;
+  readonly n: number;
+  readonly k: number;
+  readonly batch: readonly number[];
+  readonly a: Matrix;
+  readonly b: Matrix;
+  /** Its row or its column stride is 1; no batch stride is 0. */
+  readonly c: Matrix;
+  /** The operand never changes: packed by `setup`, once. */
+  readonly aConstant?: boolean;
+  readonly bConstant?: boolean;
+  /** A vector of n contiguous elements that is added to every row. */
+  readonly bias?: Storage;
+}
+
+export type GemmArgument = "a" | "b" | "c" | "bias" | { readonly temp: number };
+
+export interface GemmPlan {
+  /** Bytes of the temporaries, which begin at multiples of 64. */
+  readonly temps: readonly number[];
+  /** Temporaries that `setup` fills: they must keep their contents between runs. */
+  readonly kept: readonly number[];
+  /** Packing of constants, to be run once. */
+  readonly setup: readonly StepPlan<GemmArgument>[];
+  readonly steps: readonly StepPlan<GemmArgument>[];
+  /** Scratch memory that a thread needs. */
+  readonly scratchBytes: number;
+  readonly flops: number;
+  /** Bytes of operands and result, each counted once. */
+  readonly bytes: number;
+}
+
+/** Shape of tiles for one level. */
+interface Geometry {
+  readonly lanes: number;
+  readonly registers: number;
+  readonly rows: number;
+  readonly vectors: number;
+}
+const geometries = {
+  avx512: { lanes: 16, registers: 32, rows: 14, vectors: 2 },
+  avx2: { lanes: 8, registers: 16, rows: 6, vectors: 2 },
+} as const satisfies Record<Isa, Geometry>;
+
+/** Bytes of the operand that stays in the second-level cache while the other streams by. */
+const residentBytes = 1 << 20;
+/** Bytes of a task's partial sums. */
+const partialBytes = 1 << 19;
+/** Work of a task below which starting it shows. */
+const taskFlops = 1 << 22;
+
+/** A problem seen from the kernel: P (extent p) against Q (extent q). */
+interface Oriented {
+  readonly p: number;
+  readonly q: number;
+  readonly pMatrix: OrientedMatrix;
+  readonly qMatrix: OrientedMatrix;
+  readonly c: { readonly p: number; readonly q: number };
+  readonly biasAxis: "p" | "q";
+}
+interface OrientedMatrix {
+  readonly name: "a" | "b";
+  readonly storage: Storage;
+  /** Strides in elements. */
+  readonly along: number;
+  readonly overK: number;
+  readonly batch: readonly number[];
+  readonly constant: boolean;
+}
+
+/** Steps that compute a product. Which sums are added in which order depends on the shape and the level only, not on `threads`. */
+export function planGemm(spec: GemmSpec, isa: Isa, threads: number): GemmPlan {
+  const problem = simplified(spec);
+  const { m, n, k } = problem;
+  invariant(m > 0 && n > 0 && k > 0, () => `matrix product of ${m} × ${k} and ${k} × ${n}`);
+  invariant(problem.c.row === 1 || problem.c.column === 1, () => "a matrix product whose result has no unit stride");
+  const geometry = geometries[isa];
+  const oriented = orientations(problem);
+  const costs = oriented.map((o) => cost(problem, o, geometry));
+  const chosen = oriented[costs[1]! < costs[0]! ? 1 : 0]!;
+  return planTiles(problem, chosen, isa, geometry, threads);
+}
+
+/** The same product with batch dimensions of 1 left out, neighbours merged, and strides of dimensions of 1 made harmless. */
+function simplified(spec: GemmSpec): GemmSpec {
+  const { m, n, k, a, b, c } = spec;
+  const kept: { size: number; a: number; b: number; c: number }[] = [];
+  spec.batch.forEach((size, i) => {
+    if (size === 1) return;
+    const dim = { size, a: a.batch[i]!, b: b.batch[i]!, c: c.batch[i]! };
+    const before = kept.at(-1);
+    const joins = (["a", "b", "c"] as const).every((x) => before?.[x] === dim[x] * size);
+    if (before !== undefined && joins) kept[kept.length - 1] = { ...dim, size: size * before.size };
+    else kept.push(dim);
+  });
+  // A dimension of 1 has any stride: one that reads like a contiguous matrix.
+  const matrix = (matrix: Matrix, rows: number, columns: number, batch: readonly number[]): Matrix => {
+    let { row, column } = matrix;
+    if (columns === 1 && row !== 1) column = 1;
+    if (rows === 1 && column !== 1) row = 1;
+    if (rows === 1 && columns === 1) [row, column] = [1, 1];
+    return { ...matrix, row, column, batch };
+  };
+  return {
+    ...spec,
+    batch: kept.map((dim) => dim.size),
+    a: matrix(
+      a,
+      m,
+      k,
+      kept.map((dim) => dim.a),
+    ),
+    b: matrix(
+      b,
+      k,
+      n,
+      kept.map((dim) => dim.b),
+    ),
+    c: matrix(
+      c,
+      m,
+      n,
+      kept.map((dim) => dim.c),
+    ),
+  };
+}
+
+function orientations(spec: GemmSpec): readonly [Oriented, Oriented] {
+  const { m, n, a, b, c } = spec;
+  const aMatrix: OrientedMatrix = {
+    name: "a",
+    storage: a.dtype,
+    along: a.row,
+    overK: a.column,
+    batch: a.batch,
+    constant: spec.aConstant === true,
+  };
+  const bMatrix: OrientedMatrix = {
+    name: "b",
+    storage: b.dtype,
+    along: b.column,
+    overK: b.row,
+    batch: b.batch,
+    constant: spec.bConstant === true,
+  };
+  return [
+    { p: m, q: n, pMatrix: aMatrix, qMatrix: bMatrix, c: { p: c.row, q: c.column }, biasAxis: "q" },
+    { p: n, q: m, pMatrix: bMatrix, qMatrix: aMatrix, c: { p: c.column, q: c.row }, biasAxis: "p" },
+  ];
+}
+
+function pPanels(extent: number, rows: number): Panels {
+  const count = Math.ceil(extent / rows);
+  const smaller = Math.floor(extent / count);
+  const boundary = extent - smaller * count;
+  return boundary === 0
+    ? { size: smaller, smaller, boundary: count, count }
+    : { size: smaller + 1, smaller, boundary, count };
+}
+
+function qPanels(extent: number, columns: number): Panels {
+  const count = Math.ceil(extent / columns);
+  const smaller = extent - (count - 1) * columns;
+  return { size: columns, smaller, boundary: smaller === columns ? count : count - 1, count };
+}
+
+/** Rows and vectors of a tile for this orientation. */
+function tileOf({ q, c }: Oriented, { lanes, registers, rows, vectors }: Geometry): { rows: number; vectors: number } {
+  const narrow = Math.min(vectors, Math.ceil(q / lanes));
+  if (narrow === vectors) return { rows, vectors };
+  const most = Math.floor((registers - narrow - 2) / narrow);
+  // A transposed tile is stored by vectors of its rows.
+  return { rows: c.q === 1 ? most : Math.min(most, lanes), vectors: narrow };
+}
+
+/** Whether P can be read where it is: its rows are contiguous and do not fall into the same few sets of the first-level cache. */
+function readsInPlace({ storage, along, overK }: OrientedMatrix, extent: number, rows: number): boolean {
+  if (storage !== "fp32") return false;
+  if (overK !== 1) return false;
+  const lines = (along * 4) / 64;
+  const sets = Number.isInteger(lines) ? 64 / gcd(64, lines % 64) : 64;
+  return Math.min(rows, extent) / sets <= 4;
+}
+
+function gcd(a: number, b: number): number {
+  return b === 0 ? a : gcd(b, a % b);
+}
+
+/** Cycles of one thread, roughly. */
+function cost({ k }: GemmSpec, o: Oriented, geometry: Geometry): number {
+  const tile = tileOf(o, geometry);
+  const { lanes } = geometry;
+  const rows = pPanels(o.p, tile.rows);
+  const vectors = Math.ceil(o.q / lanes);
+  // A row of a tile costs its products; a tile at least the latency of a chain of sums, and its loads.
+  const perPanel = Math.max(rows.size / 2, 4 / tile.vectors, (rows.size + tile.vectors) / (2 * tile.vectors));
+  const compute = rows.count * vectors * perPanel * k;
+  const packing = (matrix: OrientedMatrix, extent: number) =>
+    matrix.constant ? 0 : extent * k * (matrix.along === 1 ? 0.12 : matrix.overK === 1 ? 0.35 : 2);
+  const pPacking = readsInPlace(o.pMatrix, o.p, tile.rows) ? 0 : packing(o.pMatrix, o.p);
+  const stores = o.p * o.q * (o.c.q === 1 ? 0.15 : 0.5);
+  return compute + pPacking + packing(o.qMatrix, o.q) + stores;
+}
+
+/** Steps for tiles. */
+function planTiles(spec: GemmSpec, o: Oriented, isa: Isa, geometry: Geometry, threads: number): GemmPlan {
+  const { k, batch } = spec;
+  const { lanes } = geometry;
+  const tile = tileOf(o, geometry);
+  const columns = tile.vectors * lanes;
+  const panels = { p: pPanels(o.p, tile.rows), q: qPanels(o.q, columns) };
+  const outer = o.q <= o.p ? "p" : "q";
+  const inner = outer === "p" ? "q" : "p";
+
+  // Blocks of k: the resident operand's chunk fits the cache, a streamed panel stays near.
+  const most = Number(process.env.KMOST ?? 768);
+  const kBlocks = Math.ceil(k / most);
+  const kBlock = kBlocks === 1 ? k : Math.ceil(k / kBlocks / lanes) * lanes;
+  const many = kBlock < k;
+  const panelSize = { p: tile.rows, q: columns };
+  const batches = batch.reduce((all, size) => all * size, 1);
+
+  // Tasks.
+  const flops = 2 * spec.m * spec.n * k * batches;
+  const wanted = Math.max(1, Math.min(Math.ceil(flops / taskFlops), threads === 1 ? 1 : threads * 4));
+  const fits = Math.max(1, Math.floor(residentBytes / (kBlock * panelSize[inner] * 4)));
+  let innerChunks = Math.ceil(panels[inner].count / fits);
+  let outerChunks = Math.min(panels[outer].count, Math.ceil(wanted / (batches * innerChunks)));
+  if (batches * innerChunks * outerChunks < Math.min(wanted, threads))
+    innerChunks = Math.min(panels[inner].count, Math.ceil(wanted / (batches * outerChunks)));
+  const innerChunk = Math.ceil(panels[inner].count / innerChunks);
+  let outerChunk = Math.ceil(panels[outer].count / outerChunks);
+  if (many) {
+    const bytes = tile.rows * columns * 4 * innerChunk;
+    outerChunk = Math.max(1, Math.min(outerChunk, Math.floor(partialBytes / bytes)));
+  }
+  outerChunks = Math.ceil(panels[outer].count / outerChunk);
+
+  const packedP: PackedLayout =
+    o.pMatrix.overK === 1 && o.pMatrix.along !== 1
+      ? { layout: "byRow", stride: rowBytes(kBlock), panelBytes: rowBytes(kBlock) * panels.p.size }
+      : byK(Math.ceil(panels.p.size / lanes) * lanes, kBlock);
+  const packedQ = byK(columns, kBlock);
+  const access = (side: "p" | "q"): Side["access"] => {
+    const matrix = side === "p" ? o.pMatrix : o.qMatrix;
+    const reuse = side === "p" ? panels.q.count : panels.p.count;
+    if (side === "p" && readsInPlace(matrix, o.p, tile.rows)) return "direct";
+    if (side === "p" && matrix.storage === "fp32" && reuse === 1) return "direct";
+    if (side === "q" && matrix.along === 1 && reuse <= 2 && !matrix.constant) return "direct";
+    if (matrix.constant) return "shared";
+    if (side === outer) return "local";
+    return outerChunks > 1 ? "shared" : "local";
+  };
+
+  const temps: number[] = [];
+  const kept: number[] = [];
+  const setup: StepPlan<GemmArgument>[] = [];
+  const steps: StepPlan<GemmArgument>[] = [];
+  const args: GemmArgument[] = [];
+  const side = (name: "p" | "q"): Side => {
+    const matrix = name === "p" ? o.pMatrix : o.qMatrix;
+    const bytes = storageBytes[matrix.storage];
+    const common = {
+      panels: panels[name],
+      chunk: name === inner ? innerChunk : outerChunk,
+      argument: args.length,
+      storage: matrix.storage,
+      along: matrix.along * bytes,
+      overK: matrix.overK * bytes,
+      packed: name === "p" ? packedP : packedQ,
+    };
+    const how = access(name);
+    if (how !== "shared") {
+      args.push(matrix.name);
+      return { ...common, access: how, batch: matrix.batch.map((stride) => stride * bytes) };
+    }
+    const present = batch.map((_, i) => i).filter((i) => matrix.batch[i] !== 0);
+    const kernel: PackKernel = {
+      isa,
+      k,
+      kBlock,
+      batch: present.map((i) => batch[i]!),
+      side: { ...common, chunk: 1, argument: 0, access: "shared", batch: [] },
+      batchBytes: present.map((i) => matrix.batch[i]! * bytes),
+    };
+    const elements = present.reduce((all, i) => all * batch[i]!, o[name] * k);
+    const one = kBlocksOf(k, kBlock) * panels[name].count * common.packed.panelBytes;
+    const temp = { temp: temps.length };
+    temps.push(present.reduce((all, i) => all * batch[i]!, one));
+    const step: StepPlan<GemmArgument> = {
+      key: `gemm-pack ${JSON.stringify(kernel)}`,
+      emit: (asm) => emitPackStep(asm, kernel),
+      tasks: packTasks(kernel),
+      args: [matrix.name, temp],
+      bytes: elements * (bytes + 4),
+      flops: 0,
+    };
+    if (matrix.constant) {
+      setup.push(step);
+      kept.push(temp.temp);
+    } else steps.push(step);
+    args.push(temp);
+    let stride = one;
+    const strides = batch.map(() => 0);
+    for (const i of present.toReversed()) {
+      strides[i] = stride;
+      stride *= batch[i]!;
+    }
+    return { ...common, access: how, batch: strides };
+  };
+  const [p, q] = [side("p"), side("q")];
+  const cBytes = storageBytes[spec.c.dtype];
+  const kernel: GemmKernel = {
+    isa,
+    k,
+    kBlock,
+    batch,
+    p,
+    q,
+    outer,
+    c: {
+      argument: args.push("c") - 1,
+      storage: spec.c.dtype,
+      p: o.c.p * cBytes,
+      q: o.c.q * cBytes,
+      batch: spec.c.batch.map((stride) => stride * cBytes),
+    },
+    ...(spec.bias !== undefined && {
+      bias: { argument: args.push("bias") - 1, storage: spec.bias, axis: o.biasAxis },
+    }),
+  };
+  const scratchBytes = gemmScratch(kernel).bytes;
+  const bytes = operandBytes(spec);
+  steps.push({
+    key: `gemm ${JSON.stringify(kernel)}`,
+    emit: (asm) => emitGemm(asm, kernel),
+    tasks: gemmTasks(kernel),
+    args,
+    scratchBytes,
+    bytes,
+    flops,
+  });
+  return { temps, kept, setup, steps, scratchBytes, flops, bytes };
+}
+
+const kBlocksOf = (k: number, kBlock: number) => Math.ceil(k / kBlock);
+
+/** A row of a packed panel: not a multiple of 4096 bytes, so that rows fall into different sets. */
+function rowBytes(kBlock: number): number {
+  const bytes = Math.ceil(kBlock / 16) * 64;
+  return bytes % 1024 === 0 ? bytes + 64 : bytes;
+}
+
+function byK(width: number, kBlock: number): PackedLayout {
+  return { layout: "byK", stride: width * 4, panelBytes: width * 4 * kBlock };
+}
+
+/** Bytes of a, b and c, every element counted once. */
+function operandBytes({ m, n, k, batch, a, b, c }: GemmSpec): number {
+  const of = (matrix: Matrix, elements: number) =>
+    batch.reduce((all, size, i) => (matrix.batch[i] === 0 ? all : all * size), elements) * storageBytes[matrix.dtype];
+  return of(a, m * k) + of(b, k * n) + of(c, m * n);
+}

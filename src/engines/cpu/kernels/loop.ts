@@ -1,0 +1,386 @@
+// Fused loops: elementwise expressions and reductions of rows, in one pass over memory wherever the data flow allows it.
+
+import { invariant } from "../../../core/errors.ts";
+import type { Node } from "../expression.ts";
+import type { Address, Extent, Machine, ReduceKind, VectorReg } from "../machine.ts";
+import { argumentsOf, evaluate, type Root, strip } from "./evaluate.ts";
+import { emitNest, type FrameSize, type NestSpec, NestWriter, neutral, typeOf } from "./nest.ts";
+
+/** A nest whose reductions run over the vector dimension, a row: what depends on a row's result is computed in a further pass over the row. */
+export type LoopSpec = NestSpec;
+
+/** Operations that cost about as much as a load: computing such a value again is cheaper than keeping a row of it. */
+const cheapOperations = 4;
+
+/** Bytes of a thread's scratch that the loop needs: rows of values that a later phase reads. */
+export function loopScratch(spec: LoopSpec): number {
+  return new Phases(spec).kept.size * rowBytes(spec.dims.at(-1)!);
+}
+
+function rowBytes(columns: number): number {
+  return Math.ceil(columns / 16) * 64;
+}
+
+/** True if the operand is stored after everything that the loop reads of a row has been read. */
+export function loopStoresLast(spec: LoopSpec, operand: number): boolean {
+  const phases = new Phases(spec);
+  return spec.stores.every(({ operand: each, value }) => {
+    if (each !== operand) return true;
+    return phases.of(value) >= phases.count - (phases.isRowStore(operand) ? 0 : 1);
+  });
+}
+
+/** Which pass over a row computes what: a value that depends on a reduction's result comes in the pass after it. */
+class Phases {
+  readonly #spec: LoopSpec;
+  readonly #phase = new Map<Node, number>();
+  readonly #isRow = new Map<Node, boolean>();
+  /** Passes over a row. */
+  readonly count: number;
+  /** Values of an earlier pass that a later one reads from scratch, with their row's number. */
+  readonly kept = new Map<Node, number>();
+
+  constructor(spec: LoopSpec) {
+    this.#spec = spec;
+    const elements = [...spec.reductions, ...spec.stores.filter(({ operand }) => !this.isRowStore(operand))];
+    this.count = Math.max(0, ...elements.map(({ value }) => this.of(value) + 1));
+    for (let phase = 1; phase < this.count; phase++)
+      for (const node of this.elementRoots(phase)) this.#keep(node, phase);
+  }
+
+  /** True for values that are the same in a whole row. */
+  isRow(given: Node): boolean {
+    const node = strip(given);
+    let known = this.#isRow.get(node);
+    if (known !== undefined) return known;
+    if (node.kind === "constant") known = true;
+    else if (node.kind === "operand") {
+      known = node.index < 0 || this.isRowStore(node.index);
+    } else known = argumentsOf(node).every((arg) => this.isRow(arg));
+    this.#isRow.set(node, known);
+    return known;
+  }
+
+  /** The pass in which a value can be computed; row values are computed before the pass of that number. */
+  of(given: Node): number {
+    const node = strip(given);
+    let known = this.#phase.get(node);
+    if (known !== undefined) return known;
+    if (node.kind === "operand") {
+      known = node.index < 0 ? this.of(this.#spec.reductions[-1 - node.index]!.value) + 1 : 0;
+    } else known = Math.max(0, ...argumentsOf(node).map((arg) => this.of(arg)));
+    this.#phase.set(node, known);
+    return known;
+  }
+
+  /** What the pass must compute element by element. */
+  elementRoots(phase: number): Node[] {
+    const { reductions, stores } = this.#spec;
+    const elements = [...reductions, ...stores.filter(({ operand }) => !this.isRowStore(operand))];
+    return elements.map(({ value }) => value).filter((value) => this.of(value) === phase);
+  }
+
+  /** True for memory with one element a row. */
+  isRowStore(operand: number): boolean {
+    return this.#spec.operands[operand]!.strides.at(-1) === 0;
+  }
+
+  /** Keeps what `given`, computed in `phase`, needs from earlier passes and is dear to compute again. */
+  #keep(given: Node, phase: number): void {
+    const seen = new Set<Node>();
+    const visit = (wrapped: Node) => {
+      const node = strip(wrapped);
+      if (seen.has(node) || node.kind !== "op" || this.isRow(node)) return;
+      seen.add(node);
+      if (this.of(node) < phase && node.type !== "mask" && !this.#isCheap(node)) {
+        if (!this.kept.has(node)) this.kept.set(node, this.kept.size);
+        return;
+      }
+      for (const arg of node.args) visit(arg);
+    };
+    visit(given);
+  }
+
+  #isCheap(node: Node): boolean {
+    let operations = 0;
+    const seen = new Set<Node>();
+    const visit = (wrapped: Node) => {
+      const at = strip(wrapped);
+      if (seen.has(at) || at.kind !== "op" || this.isRow(at)) return;
+      seen.add(at);
+      operations += at.op === "div" || at.op === "sqrt" ? cheapOperations + 1 : 1;
+      if (operations <= cheapOperations) for (const arg of at.args) visit(arg);
+    };
+    visit(node);
+    return operations <= cheapOperations;
+  }
+}
+
+/** Emits the kernel of a loop; its arguments are the operands' addresses. */
+export function emitLoop(machine: Machine, spec: LoopSpec): void {
+  emitNest(machine, (target) => new LoopWriter(target, spec));
+}
+
+class LoopWriter extends NestWriter {
+  readonly #phases: Phases;
+  /** Frame slots of row values. */
+  readonly #rowSlots = new Map<Node, number>();
+
+  constructor(machine: Machine, spec: LoopSpec) {
+    const phases = new Phases(spec);
+    super(machine, spec, phases.kept.size > 0);
+    this.#phases = phases;
+  }
+
+  write({ words, vectors }: FrameSize): void {
+    this.machine.begin(words, vectors);
+    this.start(this.#unroll);
+    this.loops(this.spec.taskDims, this.spec.dims.length - 1, () => this.#row());
+    this.machine.end();
+  }
+
+  /** Vectors a pass's loop handles at once: reductions need independent accumulators to hide their latency. */
+  get #unroll(): number {
+    const { dims, reductions } = this.spec;
+    if (reductions.length === 0 || reductions.length > 3 || dims.at(-1)! < 4 * this.machine.lanes) return 1;
+    return 4;
+  }
+
+  #scratchAddress(row: number, offset: number): Address {
+    const start = (row * rowBytes(this.columns)) / 4;
+    return { base: this.scratch!, index: this.machine.counter, offset: start + offset };
+  }
+
+  /** One row: between passes row values, in passes elements. */
+  #row(): void {
+    const { stores, reductions } = this.spec;
+    const phases = this.#phases;
+    for (let phase = 0; phase <= phases.count; phase++) {
+      // Row values that can be computed now and are wanted: stored ones, and what this pass's elements use.
+      const due = stores.filter(({ value }) => phases.of(value) === phase);
+      const rowStores = due.filter(({ operand }) => phases.isRowStore(operand));
+      const wanted = this.#rowOperands(phases.elementRoots(phase));
+      this.#rowValues(rowStores, wanted);
+      const elements = due.filter(({ operand }) => !phases.isRowStore(operand));
+      const sums = [...reductions.entries()].filter(([, { value }]) => phases.of(value) === phase);
+      const keeps = [...phases.kept].filter(([node]) => phases.of(node) === phase);
+      if (elements.length + sums.length + keeps.length > 0)
+        this.#pass(
+          elements,
+          sums.map(([i, { kind, value }]) => ({ kind, value, result: -1 - i })),
+          keeps,
+        );
+    }
+  }
+
+  /** Row values at the border of element expressions, without constants and operands of memory. */
+  #rowOperands(roots: readonly Node[]): Node[] {
+    const found = new Set<Node>();
+    const seen = new Set<Node>();
+    const visit = (given: Node) => {
+      const node = strip(given);
+      if (seen.has(node)) return;
+      seen.add(node);
+      if (node.kind === "constant") return;
+      if (this.#phases.isRow(node)) found.add(node);
+      else for (const arg of argumentsOf(node)) visit(arg);
+    };
+    for (const root of roots) visit(root);
+    for (const node of this.#phases.kept.keys()) {
+      // A kept value is computed once, in its own pass.
+      if (roots.length > 0 && this.#phases.of(node) === this.#phases.of(roots[0]!))
+        for (const arg of argumentsOf(node)) visit(arg);
+    }
+    return [...found];
+  }
+
+  /** Computes row values into frame slots, and stores those that leave. */
+  #rowValues(stores: readonly { readonly operand: number; readonly value: Node }[], wanted: readonly Node[]): void {
+    const machine = this.machine;
+    const roots: Root[] = stores.map(({ operand, value }) => ({
+      node: value,
+      use: (register) =>
+        machine.storeFirst(register, this.spec.operands[operand]!.dtype, this.address(operand, 0, false)),
+    }));
+    for (const node of wanted) {
+      if (this.#rowSlots.has(node)) continue;
+      const slot = this.vectorSlots(1);
+      roots.push({
+        node,
+        use: (register) => {
+          if (node.type === "mask") machine.saveMask(slot, register);
+          else machine.saveVector(slot, register);
+          this.#rowSlots.set(node, slot);
+        },
+      });
+    }
+    if (roots.length === 0) return;
+    const slots = evaluate(machine, roots, {
+      vectors: machine.vectors,
+      masks: machine.masks,
+      fixed: new Map(),
+      fetches: (node) => node.kind === "operand" || this.#rowSlots.has(node),
+      fetch: (node, register) => this.#fetchRow(node, register),
+      spillSlot: this.used.vectors,
+      fetchFirst: this.spec.inPlace,
+    });
+    this.vectorSlots(slots);
+  }
+
+  #fetchRow(node: Node, register: VectorReg): void {
+    const machine = this.machine;
+    const slot = this.#rowSlots.get(node);
+    if (slot !== undefined) {
+      if (node.type === "mask") machine.loadMask(register, slot);
+      else machine.loadVector(register, slot);
+      return;
+    }
+    invariant(node.kind === "operand", () => "a row value of generated code is not there");
+    machine.loadAll(register, this.spec.operands[node.index]!.dtype, this.address(node.index, 0, false));
+  }
+
+  #pass(
+    stores: readonly { readonly operand: number; readonly value: Node }[],
+    sums: readonly { readonly kind: ReduceKind; readonly value: Node; readonly result: number }[],
+    keeps: readonly (readonly [Node, number])[],
+  ): void {
+    const machine = this.machine;
+    const { operands } = this.spec;
+    const unroll = sums.length > 0 ? this.#unroll : 1;
+    const vectors = [...machine.vectors];
+    const accumulators = sums.map(() => Array.from({ length: unroll }, () => vectors.pop()!));
+    for (const [i, { kind, value }] of sums.entries()) {
+      const bits = neutral[typeOf(value)][kind];
+      for (const register of accumulators[i]!) machine.constant(register, bits);
+    }
+    // Constants and row values stay in registers while enough of them are left for the expression.
+    const fixed = new Map<Node, VectorReg>();
+    const roots = [
+      ...stores.map(({ value }) => value),
+      ...sums.map(({ value }) => value),
+      ...keeps.map(([node]) => node),
+    ];
+    const keptBefore = (node: Node) => this.#phases.kept.has(node) && !keeps.some(([each]) => each === node);
+    for (const node of this.#leavesOf(roots, keptBefore)) {
+      if (vectors.length <= 10) break;
+      if (node.type === "mask" && machine.masks.length > 0) continue;
+      const register = vectors.pop()!;
+      if (node.kind === "constant") machine.constant(register, node.bits);
+      else this.#fetchRow(node, register);
+      fixed.set(node, register);
+    }
+    let spills = 0;
+    const body = (step: number, extent: Extent) => {
+      const offset = step * machine.lanes;
+      const wanted: Root[] = [
+        ...keeps.map(
+          ([node, row]): Root => ({
+            node,
+            use: (register) => {
+              if (node.type === "mask") throw new Error("anekit bug: a mask is kept in scratch");
+              machine.store(register, "fp32", this.#scratchAddress(row, offset), extent);
+            },
+          }),
+        ),
+        ...sums.map(
+          ({ kind, value }, i): Root => ({
+            node: value,
+            use: (register) => machine.accumulate(kind, accumulators[i]![step]!, register, typeOf(value), extent),
+          }),
+        ),
+        ...stores.map(
+          ({ operand, value }): Root => ({
+            node: value,
+            use: (register) =>
+              machine.store(register, operands[operand]!.dtype, this.address(operand, offset, true), extent),
+          }),
+        ),
+      ];
+      const slots = evaluate(machine, wanted, {
+        vectors,
+        masks: machine.masks,
+        fixed,
+        fetches: (node) => node.kind === "operand" || this.#rowSlots.has(node) || keptBefore(node),
+        fetch: (node, register) => {
+          if (keptBefore(node))
+            machine.load(register, "fp32", this.#scratchAddress(this.#phases.kept.get(node)!, offset), extent);
+          else if (this.#phases.isRow(node)) this.#fetchRow(node, register);
+          else
+            machine.load(
+              register,
+              operands[(node as { index: number }).index]!.dtype,
+              this.address((node as { index: number }).index, offset, true),
+              extent,
+            );
+        },
+        spillSlot: this.used.vectors,
+        fetchFirst: this.spec.inPlace,
+      });
+      spills = Math.max(spills, slots);
+    };
+    const loop = (end: number, steps: number, extent: Extent) =>
+      this.sweep(end, extent === "full" ? steps * machine.lanes : 1, () => {
+        for (let step = 0; step < steps; step++) body(step, extent);
+      });
+    machine.set(machine.counter, 0);
+    if (unroll > 1) loop(this.unrolledEnd, unroll, "full");
+    loop(this.vectorEnd, 1, "full");
+    const finish = () => {
+      for (const [i, { kind, value }] of sums.entries()) {
+        const [first, ...rest] = accumulators[i] as [VectorReg, ...VectorReg[]];
+        for (const register of rest) machine.accumulate(kind, first, register, typeOf(value), "full");
+        machine.reduceLanes(kind, first, typeOf(value));
+      }
+    };
+    if (machine.tail === "single") {
+      finish();
+      loop(this.length, 1, "tail");
+      for (const [i] of sums.entries()) machine.spread(accumulators[i]![0]!);
+    } else {
+      const after = machine.label();
+      machine.jumpIfCounterNotBelow(this.length, after);
+      body(0, "tail");
+      machine.bind(after);
+      finish();
+    }
+    this.vectorSlots(spills);
+    for (const [i, { result }] of sums.entries()) {
+      const slot = this.vectorSlots(1);
+      machine.saveVector(slot, accumulators[i]![0]!);
+      for (const node of this.#resultNodes(result)) this.#rowSlots.set(node, slot);
+    }
+  }
+
+  /** Nodes that stand for a reduction's result. */
+  #resultNodes(index: number): Node[] {
+    const found = new Set<Node>();
+    const seen = new Set<Node>();
+    const visit = (given: Node) => {
+      const node = strip(given);
+      if (seen.has(node)) return;
+      seen.add(node);
+      if (node.kind === "operand" && node.index === index) found.add(node);
+      for (const arg of argumentsOf(node)) visit(arg);
+    };
+    for (const { value } of [...this.spec.stores, ...this.spec.reductions]) visit(value);
+    return [...found];
+  }
+
+  /** Constants and row values that an expression reads in its inner loop, most used first. */
+  #leavesOf(roots: readonly Node[], keptBefore: (node: Node) => boolean): Node[] {
+    const uses = new Map<Node, number>();
+    const seen = new Set<Node>();
+    const visit = (given: Node) => {
+      const node = strip(given);
+      if (node.kind === "constant" || this.#phases.isRow(node)) {
+        uses.set(node, (uses.get(node) ?? 0) + 1);
+        return;
+      }
+      if (seen.has(node) || keptBefore(node)) return;
+      seen.add(node);
+      for (const arg of argumentsOf(node)) visit(arg);
+    };
+    for (const root of roots) visit(root);
+    return [...uses].sort((a, b) => b[1] - a[1]).map(([node]) => node);
+  }
+}

@@ -1,0 +1,21 @@
+// What a planner hands on: one step of a program, a parallel loop over tasks that all call one generated kernel.
+
+import type { X64 } from "../isa/x64.ts";
+
+/** Instruction sets on x86-64: AVX2 with FMA and F16C; AVX-512 with F, BW, VL, DQ. */
+export type Isa = "avx2" | "avx512";
+
+/** A step; `A` names its buffers. */
+export interface StepPlan<A> {
+  /** Steps with one key have one kernel: `emit` depends on nothing else. */
+  readonly key: string;
+  readonly tasks: number;
+  /** Buffers in the order of the kernel's argument block. */
+  readonly args: readonly A[];
+  /** Bytes of scratch memory that a thread needs. */
+  readonly scratchBytes?: number;
+  /** Bytes of tensors read and written. */
+  readonly bytes: number;
+  readonly flops: number;
+  emit(asm: X64): void;
+}

@@ -1,0 +1,104 @@
+// Memory order: which arrays are stored transposed so that later reshapes are views, which are written straight into a larger array, which need a copy.
+
+import { invariant } from "../../core/errors.ts";
+import { rootOf } from "./fuse.ts";
+import { accessOf, Arr, contiguous, type Graph, operandsOf } from "./graph.ts";
+
+/** Where a root's elements are stored: in its own memory, or as part of another root's. */
+export interface Place {
+  readonly host: Arr;
+  readonly offset: number;
+  readonly strides: readonly number[];
+}
+
+export class Layout {
+  /** Strides of roots that are not in row-major order. */
+  readonly #strides = new Map<Arr, readonly number[]>();
+  readonly #hosts = new Map<Arr, { readonly host: Arr; readonly offset: number; readonly strides: readonly number[] }>();
+
+  /** Strides of a root as views of it see them. */
+  readonly stridesOf = (root: Arr): readonly number[] => this.#strides.get(root) ?? contiguous(root.shape);
+
+  place(root: Arr): Place {
+    return this.#hosts.get(root) ?? { host: root, offset: 0, strides: this.stridesOf(root) };
+  }
+
+  store(root: Arr, strides: readonly number[]): void {
+    this.#strides.set(root, strides);
+  }
+
+  /** Puts `piece` into `host`'s memory. */
+  put(piece: Arr, host: Arr, offset: number, strides: readonly number[]): void {
+    this.#hosts.set(piece, { host, offset, strides });
+  }
+
+  isHosted(root: Arr): boolean {
+    return this.#hosts.has(root);
+  }
+}
+
+/** Kinds whose results may be stored in any order. */
+const anyOrder = new Set(["map", "matmul"]);
+
+/** Decides the memory order of a graph; reshapes that stay impossible get a copy, which changes the graph. */
+export function layOut(graph: Graph): { graph: Graph; layout: Layout } {
+  const layout = new Layout();
+  const outputs = new Set(graph.outputs.values());
+  for (const array of graph.arrays) {
+    if (array.source.kind !== "view" || array.source.view.kind !== "reshape") continue;
+    const { of } = array.source;
+    if (of.source.kind !== "view" || of.source.view.kind !== "permute") continue;
+    const root = of.source.of;
+    if (!anyOrder.has(root.source.kind) || outputs.has(root) || layout.stridesOf(root) === undefined) continue;
+    if (accessOf(array, layout.stridesOf) !== undefined) continue;
+    // The permuted array in row-major order.
+    const { perm } = of.source.view;
+    const ordered = contiguous(of.shape);
+    layout.store(
+      root,
+      root.shape.map((_, axis) => ordered[perm.indexOf(axis)]!),
+    );
+  }
+  const arrays: Arr[] = [];
+  let lastId = Math.max(0, ...graph.arrays.map(({ id }) => id));
+  for (const array of graph.arrays) {
+    if (array.source.kind === "view" && accessOf(array, layout.stridesOf) === undefined) {
+      const { of, view } = array.source;
+      const copy = new Arr(++lastId, of.dtype, of.shape, { kind: "map", operands: [of], f: (_v, lanes) => lanes[0]! });
+      array.source = { kind: "view", of: copy, view };
+      arrays.push(copy);
+    }
+    arrays.push(array);
+  }
+  // Numbers follow the order again: groups and schedules go by them.
+  for (const [i, array] of arrays.entries()) array.id = i;
+  const placed = { ...graph, arrays };
+  placePieces(placed, layout);
+  return { graph: placed, layout };
+}
+
+/** Arrays that only an assembly reads are computed where they will be. */
+function placePieces(graph: Graph, layout: Layout): void {
+  const readers = new Map<Arr, number>();
+  for (const array of graph.arrays) {
+    if (array.source.kind === "view") continue;
+    for (const operand of operandsOf(array)) readers.set(rootOf(operand), (readers.get(rootOf(operand)) ?? 0) + 1);
+  }
+  for (const output of graph.outputs.values()) readers.set(output, (readers.get(output) ?? 0) + 1);
+  for (const array of graph.arrays) {
+    const { source } = array;
+    if (source.kind !== "assemble" || source.fill !== undefined) continue;
+    const strides = contiguous(array.shape);
+    for (const { x, begin, stride } of source.pieces) {
+      if (x.source.kind !== "map" || readers.get(x) !== 1 || stride.at(-1) !== 1 || x.dtype !== array.dtype) continue;
+      invariant(x.shape.length === array.shape.length, () => "a piece of another rank");
+      const offset = begin.reduce((sum, at, axis) => sum + at * strides[axis]!, 0);
+      layout.put(
+        x,
+        array,
+        offset,
+        strides.map((each, axis) => each * stride[axis]!),
+      );
+    }
+  }
+}

@@ -1,0 +1,897 @@
+// From a program to steps over memory: every group becomes kernels, every array that crosses groups gets a place in the arena.
+
+import { type DType, dtypeBytes } from "../../core/dtype.ts";
+import { invariant } from "../../core/errors.ts";
+import { float16Bits } from "../../core/float16.ts";
+import { sizeOf } from "../../core/shape.ts";
+import type { Program } from "../../ir/program.ts";
+import type { Node } from "./expression.ts";
+import { expand, type Fused, fuse, type Group, rootOf, rowDims } from "./fuse.ts";
+import {
+  type Access,
+  accessOf,
+  type Arr,
+  buildGraph,
+  contiguous,
+  type Graph,
+  operandsOf,
+  type ReferenceCall,
+  reshapeStrides,
+} from "./graph.ts";
+import type { X64 } from "./isa/x64.ts";
+import { emitColumns } from "./kernels/columns.ts";
+import { planCopy, planFill } from "./kernels/copy.ts";
+import { planGemm } from "./kernels/gemm.ts";
+import { planGather } from "./kernels/index-gather.ts";
+import { planScatter } from "./kernels/index-scatter.ts";
+import { emitLoop, loopScratch, loopStoresLast } from "./kernels/loop.ts";
+import { type LoopOperand, type NestSpec, nestKey, nestTasks } from "./kernels/nest.ts";
+import type { Isa, StepPlan } from "./kernels/step.ts";
+import { type Layout, layOut } from "./layout.ts";
+import type { ReduceKind } from "./machine.ts";
+import { Expressions } from "./math.ts";
+import { X64Machine } from "./x64-machine.ts";
+
+/** A piece of memory that a plan needs. */
+export interface Storage {
+  readonly kind: "arena" | "port" | "constant";
+  readonly bytes: number;
+  /** Name of a port. */
+  readonly port?: string;
+  /** Array of a constant. */
+  readonly array?: Arr;
+  /** First and last step that touches it, of an arena's storage. */
+  first: number;
+  last: number;
+  /** Offset in the arena or in the constants' memory. */
+  offset: number;
+  /** The storage that this one shares memory with. */
+  shares?: Storage;
+}
+
+/** An address: a storage and bytes from its start. */
+export interface Place {
+  readonly storage: Storage;
+  readonly offset: number;
+}
+
+/** A step in native code. */
+export interface NativeStep {
+  readonly kind: "native";
+  readonly name: string;
+  readonly key: string;
+  emit(asm: X64): void;
+  readonly tasks: number;
+  readonly args: readonly Place[];
+  readonly scratchBytes: number;
+  readonly bytes: number;
+  readonly flops: number;
+  /** Operators that it computes: primitives, most frequent first. */
+  readonly parts: string;
+}
+
+/** A step that runs as a record's plain kernel. */
+export interface ReferenceStep {
+  readonly kind: "reference";
+  readonly name: string;
+  readonly call: ReferenceCall;
+  readonly inputs: readonly (Place | undefined)[];
+  readonly outputs: readonly Place[];
+}
+
+export type PlannedStep = NativeStep | ReferenceStep;
+
+export interface Plan {
+  /** Run once, when the executable is made. */
+  readonly setup: readonly NativeStep[];
+  readonly steps: readonly PlannedStep[];
+  readonly storages: readonly Storage[];
+  readonly arenaBytes: number;
+  readonly constantBytes: number;
+  readonly scratchBytes: number;
+}
+
+export interface PlanOptions {
+  readonly isa: Isa;
+  readonly threads: number;
+  /** fp16 rounded after every operator, as the simulator does. */
+  readonly strict: boolean;
+  /** Outputs that will be stored in the memory of an input. */
+  readonly inPlace: ReadonlyMap<string, string>;
+}
+
+const alignment = 64;
+const align = (bytes: number) => Math.ceil(bytes / alignment) * alignment;
+
+/** Elements that a task of a loop handles, within these bounds. */
+const taskElements = { least: 4096, most: 65536 } as const;
+
+/** A memory operand of a loop while its expressions are made. */
+interface Touched {
+  readonly access: Access;
+  readonly dtype: DType;
+  /** Strides over the nest. */
+  readonly strides: readonly number[];
+  readonly index: number;
+}
+
+class Planner {
+  readonly #options: PlanOptions;
+  readonly #graph: Graph;
+  readonly #layout: Layout;
+  readonly #fused: Fused;
+  readonly #storages = new Map<Arr, Storage>();
+  readonly #all: Storage[] = [];
+  readonly #steps: PlannedStep[] = [];
+  readonly #setup: NativeStep[] = [];
+  readonly #outputPort: ReadonlyMap<Arr, string>;
+  /** Outputs that cannot be stored where they belong before everything else has run. */
+  readonly #staged = new Set<Arr>();
+  /** How many steps read a root from now on. */
+  readonly #readers = new Map<Arr, number>();
+  #scratch = 0;
+
+  constructor(program: Program, options: PlanOptions) {
+    this.#options = options;
+    const { graph, layout } = layOut(buildGraph(program, options.strict));
+    this.#graph = graph;
+    this.#layout = layout;
+    this.#outputPort = new Map([...graph.outputs].map(([port, array]) => [array, port]));
+    this.#fused = fuse(graph);
+    this.#stageOutputs();
+  }
+
+  plan(): Plan {
+    for (const { members } of this.#fused.groups)
+      for (const member of members)
+        for (const root of this.#reads(member)) this.#readers.set(root, (this.#readers.get(root) ?? 0) + 1);
+    for (const group of this.#fused.groups) this.#group(group);
+    for (const array of this.#staged) this.#copyOut(array);
+    const arenaBytes = this.#arena();
+    let constantBytes = 0;
+    for (const storage of this.#all) {
+      if (storage.kind !== "constant") continue;
+      storage.offset = constantBytes;
+      constantBytes += align(storage.bytes);
+    }
+    return {
+      setup: this.#setup,
+      steps: this.#steps,
+      storages: this.#all,
+      arenaBytes,
+      constantBytes,
+      scratchBytes: this.#scratch,
+    };
+  }
+
+  // ------------------------------------------------------------------------------------------------ memory
+
+  /** Roots with memory that an array's computation reads, through arrays that are not stored. */
+  #reads(array: Arr): Set<Arr> {
+    const found = new Set<Arr>();
+    const visit = (each: Arr) => {
+      for (const operand of operandsOf(each)) {
+        const root = rootOf(operand);
+        const leaf = root.source.kind === "input" || root.source.kind === "constant";
+        if (leaf || this.#fused.stored.has(root)) found.add(root);
+        else if (!this.#fused.groupOf.has(root)) visit(root);
+      }
+    };
+    visit(array);
+    return found;
+  }
+
+  /**
+   * An output that takes an input's memory may be stored when nobody reads the input any more, or by the loop that reads it last, element by
+   * element. Where that does not hold (a view of the input is read later), the output is kept aside and copied at the end.
+   */
+  #stageOutputs(): void {
+    const { inPlace } = this.#options;
+    if (inPlace.size === 0) return;
+    const order = new Map(this.#fused.groups.map((group, at) => [group, at]));
+    for (const [output, input] of inPlace) {
+      const array = this.#graph.outputs.get(output)!;
+      const old = this.#graph.inputs.get(input)!;
+      const own = this.#fused.groupOf.get(array)!;
+      const safe = this.#fused.groups.every((group) => {
+        const reads = group.members.some((member) => this.#reads(member).has(old));
+        if (!reads || order.get(group)! < order.get(own)!) return true;
+        return group === own && this.#readsInPlace(group, old, array);
+      });
+      if (!safe) this.#staged.add(array);
+    }
+  }
+
+  /** True if a loop reads `old` only at the element that it stores `array` to, before it does. */
+  #readsInPlace(group: Group, old: Arr, array: Arr): boolean {
+    if (group.kind !== "loop" || array.size !== sizeOf(group.dims)) return false;
+    const whole = contiguous(group.dims);
+    for (const member of group.members) {
+      for (const operand of operandsOf(member)) {
+        if (rootOf(operand) !== old) continue;
+        const access = accessOf(expand(operand, member), this.#layout.stridesOf)!;
+        const strides = reshapeStrides(domainOf(member), access.strides, group.dims);
+        if (access.offset !== 0 || strides === undefined || strides.some((stride, axis) => stride !== whole[axis]))
+          return false;
+      }
+    }
+    return this.#storesInLastPass(group, array);
+  }
+
+  /** True if the loop stores the array after its last reduction: no later pass reads the row again. */
+  #storesInLastPass(group: Group, array: Arr): boolean {
+    const { spec, touched } = this.#nest(group);
+    const operand = touched.find(({ access }) => access.root === array)!;
+    return loopStoresLast(spec, operand.index);
+  }
+
+  #storage(root: Arr): Storage {
+    const { host } = this.#layout.place(root);
+    const known = this.#storages.get(host);
+    if (known !== undefined) return known;
+    const { source } = host;
+    const bytes = host.size * dtypeBytes[host.dtype];
+    const port =
+      source.kind === "input" ? source.port : this.#staged.has(host) ? undefined : this.#outputPort.get(host);
+    const kind = port !== undefined ? "port" : source.kind === "constant" ? "constant" : "arena";
+    const storage = this.#newStorage(kind, bytes, {
+      ...(port !== undefined && { port }),
+      ...(kind === "constant" && { array: host }),
+    });
+    this.#storages.set(host, storage);
+    return storage;
+  }
+
+  #newStorage(kind: Storage["kind"], bytes: number, rest: { port?: string; array?: Arr } = {}): Storage {
+    const storage: Storage = { kind, bytes, ...rest, first: Number.POSITIVE_INFINITY, last: -1, offset: 0 };
+    this.#all.push(storage);
+    return storage;
+  }
+
+  /** Address of the element at `offset` of a root, as its place is. */
+  #place(root: Arr, offset = 0): Place {
+    const { offset: start } = this.#layout.place(root);
+    return { storage: this.#storage(root), offset: (start + offset) * dtypeBytes[root.dtype] };
+  }
+
+  #touch(places: readonly (Place | undefined)[]): void {
+    for (const place of places) {
+      if (place === undefined) continue;
+      const owner = ownerOf(place.storage);
+      owner.first = Math.min(owner.first, this.#steps.length);
+      owner.last = Math.max(owner.last, this.#steps.length);
+    }
+  }
+
+  #native(name: string, plan: StepPlan<unknown>, args: readonly Place[], parts = name): void {
+    this.#touch(args);
+    this.#scratch = Math.max(this.#scratch, plan.scratchBytes ?? 0);
+    this.#steps.push({
+      kind: "native",
+      name,
+      key: plan.key,
+      emit: (asm) => plan.emit(asm),
+      tasks: plan.tasks,
+      args,
+      scratchBytes: plan.scratchBytes ?? 0,
+      bytes: plan.bytes,
+      flops: plan.flops,
+      parts,
+    });
+  }
+
+  /** Offsets of the arena's storages: the largest first, each at the lowest place that is free while it lives. */
+  #arena(): number {
+    const owners = this.#all.filter(({ kind, shares, last }) => kind === "arena" && shares === undefined && last >= 0);
+    owners.sort((a, b) => b.bytes - a.bytes || a.first - b.first);
+    const placed: Storage[] = [];
+    let end = 0;
+    for (const storage of owners) {
+      const size = align(storage.bytes);
+      const others = placed.filter((other) => other.first <= storage.last && storage.first <= other.last);
+      others.sort((a, b) => a.offset - b.offset);
+      let offset = 0;
+      for (const other of others) {
+        if (offset + size <= other.offset) break;
+        offset = Math.max(offset, other.offset + align(other.bytes));
+      }
+      storage.offset = offset;
+      end = Math.max(end, offset + size);
+      placed.push(storage);
+    }
+    for (const storage of this.#all) {
+      storage.offset = ownerOf(storage).offset;
+    }
+    return end;
+  }
+
+  // ------------------------------------------------------------------------------------------------ groups
+
+  #group(group: Group): void {
+    if (group.kind === "loop" || group.kind === "columns") this.#loop(group);
+    else {
+      const [member] = group.members as [Arr];
+      const { kind } = member.source;
+      if (kind === "matmul") this.#matmul(member);
+      else if (kind === "gather") this.#gather(member);
+      else if (kind === "scatter") this.#scatter(member);
+      else if (kind === "assemble") this.#assemble(member);
+      else if (kind === "reference") this.#reference(member);
+    }
+    for (const member of group.members)
+      for (const root of this.#reads(member)) this.#readers.set(root, this.#readers.get(root)! - 1);
+  }
+
+  #access(array: Arr): Access {
+    const access = accessOf(array, this.#layout.stridesOf);
+    invariant(access !== undefined, () => "a view that needs a copy was not copied");
+    return access;
+  }
+
+  /** The elements of an array in row-major order: where they are, or a copy. */
+  #dense(array: Arr): Place {
+    const { root, offset, strides } = this.#access(array);
+    const wanted = contiguous(array.shape);
+    const dense = array.shape.every((extent, axis) => extent === 1 || strides[axis] === wanted[axis]);
+    if (dense) return this.#place(root, offset);
+    return this.#copied(array.dtype, array.shape, { root, offset, strides });
+  }
+
+  /** A row-major copy in memory of its own. */
+  #copied(dtype: DType, shape: readonly number[], { root, offset, strides }: Access): Place {
+    const storage = this.#newStorage("arena", sizeOf(shape) * dtypeBytes[dtype]);
+    const to = { storage, offset: 0 };
+    this.#copy(dtype, shape, { place: this.#place(root, offset), strides }, { place: to, strides: contiguous(shape) });
+    return to;
+  }
+
+  #copy(
+    dtype: DType,
+    shape: readonly number[],
+    from: { readonly place: Place; readonly strides: readonly number[] },
+    to: { readonly place: Place; readonly strides: readonly number[] },
+  ): void {
+    const { isa, threads } = this.#options;
+    const bytes = dtypeBytes[dtype] as 1 | 2 | 4;
+    const plan = planCopy({ bytes, shape, from: from.strides, to: to.strides }, isa, threads);
+    this.#native(
+      "copy",
+      plan,
+      plan.args.map((each) => (each === "from" ? from.place : to.place)),
+    );
+  }
+
+  #copyOut(array: Arr): void {
+    const port = this.#outputPort.get(array)!;
+    const storage = this.#newStorage("port", array.size * dtypeBytes[array.dtype], { port });
+    const strides = contiguous(array.shape);
+    const from = { place: this.#place(array), strides: this.#layout.place(array).strides };
+    this.#copy(array.dtype, array.shape, from, { place: { storage, offset: 0 }, strides });
+  }
+
+  // ------------------------------------------------------------------------------------------------ loops
+
+  /** The nest of a group: expressions, operands and their strides, before copies and task partition. */
+  #nest(group: Group): { spec: NestSpec; touched: Touched[]; parts: string } {
+    const v = new Expressions();
+    const { columns } = group;
+    const dims = group.dims.length === 0 ? [1] : group.dims;
+    const rows = columns > 0 ? rowDims(dims, columns)! : dims;
+    const touched: Touched[] = [];
+    const members = new Set(group.members);
+    const lanes = new Map<Arr, Node>();
+    const reductions: { kind: ReduceKind; member: Arr; value: Node }[] = [];
+    const counts = new Map<string, number>();
+
+    /** Strides over the nest of an array that is seen over `shape`. */
+    const over = (shape: readonly number[], strides: readonly number[]): number[] => {
+      const target = sizeOf(shape) === sizeOf(dims) ? dims : rows;
+      const found = reshapeStrides(shape, strides, target);
+      invariant(found !== undefined, () => `strides ${strides} over ${shape} do not fit the nest ${dims}`);
+      return [...found, ...dims.slice(target.length).map(() => 0)];
+    };
+    const touch = (access: Access, dtype: DType, strides: readonly number[]): Touched => {
+      const known = touched.find(
+        (each) =>
+          each.access.root === access.root &&
+          each.access.offset === access.offset &&
+          each.strides.every((stride, axis) => stride === strides[axis]),
+      );
+      if (known !== undefined) return known;
+      const made = { access, dtype, strides, index: touched.length };
+      touched.push(made);
+      return made;
+    };
+    const typeOf = (dtype: DType) => (dtype === "int32" ? "i32" : dtype === "bool" ? "mask" : "f32");
+
+    /** The lane of an operand as `reader` sees it. */
+    const lane = (operand: Arr, reader: Arr): Node => {
+      const root = rootOf(operand);
+      if (members.has(root)) return valueOf(root);
+      if (!this.#fused.groupOf.has(root) && root.source.kind === "map") return mapOf(root); // absorbed
+      const access = this.#access(expand(operand, reader));
+      return v.operand(touch(access, operand.dtype, over(domainOf(reader), access.strides)).index, typeOf(operand.dtype));
+    };
+    const mapOf = (array: Arr): Node => {
+      const source = array.source as Arr["source"] & { kind: "map" };
+      return source.f(
+        v,
+        source.operands.map((operand) => lane(operand, array)),
+      );
+    };
+    const valueOf = (array: Arr): Node => {
+      let known = lanes.get(array);
+      if (known !== undefined) return known;
+      if (array.source.kind === "reduce") {
+        const value = lane(array.source.x, array);
+        reductions.push({ kind: array.source.fold, member: array, value });
+        known = v.operand(-reductions.length, value.type);
+      } else known = mapOf(array);
+      lanes.set(array, known);
+      counts.set(array.source.kind, (counts.get(array.source.kind) ?? 0) + 1);
+      return known;
+    };
+    for (const member of group.members) valueOf(member);
+    const stores = group.members
+      .filter((member) => this.#fused.stored.has(member))
+      .map((member) => {
+        const { strides } = this.#layout.place(member);
+        const shape = member.shape;
+        const nestStrides =
+          group.kind === "columns" ? this.#columnStrides(member, dims) : over(shape, strides);
+        const { index } = touch({ root: member, offset: 0, strides }, member.dtype, nestStrides);
+        return { operand: index, value: lanes.get(member)! };
+      });
+    const spec: NestSpec = {
+      dims,
+      taskDims: 0,
+      blocked: 0,
+      block: dims[0]!,
+      operands: touched.map(({ dtype, strides }): LoopOperand => ({ dtype, strides })),
+      reductions: reductions.map(({ kind, value }) => ({ kind, value })),
+      stores,
+      inPlace: false,
+    };
+    const parts = [...counts].map(([name, count]) => (count > 1 ? `${count} ${name}` : name)).join(", ");
+    return { spec, touched, parts };
+  }
+
+  /** Strides of a column reduction's result over outer, reduced and inner dimensions. */
+  #columnStrides(member: Arr, dims: readonly number[]): number[] {
+    const { x, axes } = member.source as Arr["source"] & { kind: "reduce" };
+    const { strides } = this.#layout.place(member);
+    const pick = (from: number, to: number) =>
+      reshapeStrides(x.shape.slice(from, to), strides.slice(from, to), partOf(x.shape.slice(from, to)))!;
+    const first = Math.min(...axes);
+    const last = Math.max(...axes);
+    const outer = pick(0, first);
+    const inner = pick(last + 1, x.shape.length);
+    return [...outer, ...dims.slice(outer.length, dims.length - inner.length).map(() => 0), ...inner];
+  }
+
+  #loop(group: Group): void {
+    const { isa, threads } = this.#options;
+    const nest = this.#nest(group);
+    const { parts } = nest;
+    const places = nest.touched.map(({ access }) => this.#place(access.root, access.offset));
+    let { spec } = nest;
+    const borders = this.#borders(group, spec.dims);
+    spec = merge(spec, borders);
+    spec = this.#unitStrides(spec, places, group);
+    spec = partition(spec, group, threads);
+    spec = { ...spec, inPlace: this.#shareMemory(group, nest.touched, spec, places) };
+    const columnsKind = group.kind === "columns";
+    const bytes = spec.operands.reduce(
+      (sum, { dtype, strides }) =>
+        sum + dtypeBytes[dtype] * spec.dims.reduce((n, extent, axis) => (strides[axis] === 0 ? n : n * extent), 1),
+      0,
+    );
+    const plan: StepPlan<number> = {
+      key: `${columnsKind ? "columns" : "loop"}:${nestKey(spec)}`,
+      tasks: nestTasks(spec),
+      args: places.map((_, i) => i),
+      scratchBytes: columnsKind ? 0 : loopScratch(spec),
+      bytes,
+      flops: sizeOf(spec.dims) * Math.max(1, group.members.length),
+      emit: (asm) => {
+        const machine = new X64Machine(asm, isa);
+        if (columnsKind) emitColumns(machine, spec);
+        else emitLoop(machine, spec);
+      },
+    };
+    this.#native(columnsKind ? "columns" : "loop", plan, places, parts);
+  }
+
+  /** Positions in the dimensions across which they may not be merged. */
+  #borders(group: Group, dims: readonly number[]): number[] {
+    if (group.kind === "columns") {
+      const [member] = group.members as [Arr];
+      const { x, axes } = member.source as Arr["source"] & { kind: "reduce" };
+      const outer = partOf(x.shape.slice(0, Math.min(...axes))).length;
+      const inner = partOf(x.shape.slice(Math.max(...axes) + 1)).length;
+      return [outer, dims.length - inner];
+    }
+    return group.columns > 0 ? [rowDims(dims, group.columns)!.length] : [];
+  }
+
+  /** Makes every operand's inner stride 0 or 1: by another order of the loops where that does it, else by copies. */
+  #unitStrides(spec: NestSpec, places: Place[], group: Group): NestSpec {
+    const inner = spec.dims.length - 1;
+    const tail = innerDims(spec, group);
+    const good = (operand: LoopOperand, axis: number) => operand.strides[axis]! <= 1;
+    if (tail === 1 && spec.operands.every((operand) => good(operand, inner))) return spec;
+    if (group.columns === 0 && group.kind === "loop") {
+      // Any dimension may be the inner one.
+      const cost = (axis: number) =>
+        spec.operands.reduce((sum, operand) => sum + (good(operand, axis) ? 0 : 1), 0) - (spec.dims[axis]! >= 16 ? 0.5 : 0);
+      const stores = new Set(spec.stores.map(({ operand }) => operand));
+      const possible = spec.dims
+        .map((_, axis) => axis)
+        .filter((axis) => spec.operands.every((operand, i) => !stores.has(i) || good(operand, axis)));
+      possible.sort((a, b) => cost(a) - cost(b));
+      const best = possible[0];
+      invariant(best !== undefined, () => "a loop stores to strided memory");
+      if (best !== inner) {
+        const order = [...spec.dims.keys()].filter((axis) => axis !== best).concat(best);
+        spec = merge(reorder(spec, order), []);
+      }
+    }
+    // What is still strided is copied into the loop's order.
+    const stores = new Set(spec.stores.map(({ operand }) => operand));
+    const columnsFrom = spec.dims.length - innerDims(spec, group);
+    const operands = spec.operands.map((operand, i) => {
+      const collapses = tailIsUnit(spec.dims.slice(columnsFrom), operand.strides.slice(columnsFrom));
+      if (collapses) return operand;
+      invariant(!stores.has(i), () => "a loop stores to strided memory");
+      const kept = operand.strides.map((stride, axis) => (stride === 0 ? 1 : spec.dims[axis]!));
+      const dense = contiguous(kept).map((stride, axis) => (operand.strides[axis] === 0 ? 0 : stride));
+      const storage = this.#newStorage("arena", sizeOf(kept) * dtypeBytes[operand.dtype]);
+      const to = { storage, offset: 0 };
+      this.#copy(
+        operand.dtype,
+        kept,
+        { place: places[i]!, strides: operand.strides },
+        { place: to, strides: contiguous(kept) },
+      );
+      places[i] = to;
+      return { dtype: operand.dtype, strides: dense };
+    });
+    return merge({ ...spec, operands }, this.#bordersAfter(group, spec));
+  }
+
+  #bordersAfter(group: Group, spec: NestSpec): number[] {
+    if (group.kind === "columns") {
+      const reduced = group.members[0]!.source as Arr["source"] & { kind: "reduce" };
+      const outer = sizeOf(reduced.x.shape.slice(0, Math.min(...reduced.axes)));
+      const inner = sizeOf(reduced.x.shape.slice(Math.max(...reduced.axes) + 1));
+      let [at, product] = [0, 1];
+      while (product < outer) product *= spec.dims[at++]!;
+      const first = at;
+      let [end, rest] = [spec.dims.length, 1];
+      while (rest < inner) rest *= spec.dims[--end]!;
+      return [first, end];
+    }
+    return group.columns > 0 ? [rowDims(spec.dims, group.columns)!.length] : [];
+  }
+
+  /** Lets a stored array take the memory of one that the loop reads last, at the same elements. True if the loop may write what it reads. */
+  #shareMemory(group: Group, touched: readonly Touched[], spec: NestSpec, places: readonly Place[]): boolean {
+    const stores = new Set(spec.stores.map(({ operand }) => operand));
+    let inPlace = false;
+    const taken = new Set<Storage>();
+    for (const store of stores) {
+      const to = places[store]!.storage;
+      if (to.kind === "port" && this.#options.inPlace.has(to.port!)) {
+        const input = this.#options.inPlace.get(to.port!)!;
+        if (places.some(({ storage }) => storage.kind === "port" && storage.port === input)) inPlace = true;
+        continue;
+      }
+      if (group.kind !== "loop" || to.kind !== "arena" || to.shares !== undefined) continue;
+      if (to.first !== Number.POSITIVE_INFINITY) continue;
+      if (!loopStoresLast(spec, store)) continue;
+      for (const [i, { access, dtype }] of touched.entries()) {
+        const from = places[i]!.storage;
+        const { root } = access;
+        const free =
+          !stores.has(i) &&
+          from.kind === "arena" &&
+          ownerOf(from) !== to &&
+          from.bytes === to.bytes &&
+          !taken.has(ownerOf(from)) &&
+          places[i]!.offset === 0 &&
+          places[store]!.offset === 0 &&
+          dtypeBytes[dtype] === dtypeBytes[touched[store]!.dtype] &&
+          spec.operands[i]!.strides.every((stride, axis) => stride === spec.operands[store]!.strides[axis]) &&
+          this.#readers.get(root) === group.members.filter((member) => this.#reads(member).has(root)).length &&
+          !this.#hasHosted(root) &&
+          places.filter(({ storage }) => ownerOf(storage) === ownerOf(from)).length === 1;
+        if (!free) continue;
+        // One storage from here on.
+        to.shares = from;
+        taken.add(ownerOf(from));
+        inPlace = true;
+        break;
+      }
+    }
+    return inPlace;
+  }
+
+  /** True where other arrays are stored inside the root's memory. */
+  #hasHosted(root: Arr): boolean {
+    return root.source.kind === "assemble" || this.#layout.isHosted(root);
+  }
+
+  // ------------------------------------------------------------------------------------------------ single arrays
+
+  #matmul(array: Arr): void {
+    const { x, y, transposeX, transposeY } = array.source as Arr["source"] & { kind: "matmul" };
+    const { isa, threads } = this.#options;
+    const batch = array.shape.slice(0, -2);
+    const side = (operand: Arr, transposed: boolean) => {
+      const { root, offset, strides } = this.#access(operand);
+      const rank = operand.shape.length;
+      const pad = batch.length - (rank - 2);
+      const [row, column] = transposed ? [strides[rank - 1]!, strides[rank - 2]!] : [strides[rank - 2]!, strides[rank - 1]!];
+      const batchStrides = batch.map((_, axis) => (axis < pad || operand.shape[axis - pad] === 1 ? 0 : strides[axis - pad]!));
+      return { place: this.#place(root, offset), dtype: operand.dtype as "fp16" | "fp32", row, column, batch: batchStrides };
+    };
+    const a = side(x, transposeX);
+    const b = side(y, transposeY);
+    const { strides } = this.#layout.place(array);
+    const c = {
+      place: this.#place(array),
+      dtype: array.dtype as "fp16" | "fp32",
+      row: strides.at(-2)!,
+      column: strides.at(-1)!,
+      batch: strides.slice(0, -2),
+    };
+    let m = array.shape.at(-2)!;
+    const n = array.shape.at(-1)!;
+    const k = x.shape.at(transposeX ? -2 : -1)!;
+    // Batch axes over which y stays the same are rows.
+    const extents = [...batch];
+    for (let axis = extents.length - 1; axis >= 0; axis--) {
+      const extent = extents[axis]!;
+      const asRows = extent === 1 || (b.batch[axis] === 0 && (m === 1 || (a.batch[axis] === a.row * m && c.batch[axis] === c.row * m)));
+      if (!asRows) break;
+      if (extent !== 1) {
+        if (m === 1) [a.row, c.row] = [a.batch[axis]!, c.batch[axis]!];
+        m *= extent;
+      }
+      for (const list of [extents, a.batch, b.batch, c.batch]) list.splice(axis, 1);
+    }
+    for (let axis = extents.length - 1; axis >= 0; axis--) {
+      if (extents[axis] === 1) for (const list of [extents, a.batch, b.batch, c.batch]) list.splice(axis, 1);
+    }
+    const matrix = ({ dtype, row, column, batch: strides_ }: typeof a) => ({ dtype, row, column, batch: strides_ });
+    const aConstant = rootOf(x).source.kind === "constant";
+    const bConstant = rootOf(y).source.kind === "constant";
+    const plan = planGemm(
+      { m, n, k, batch: extents, a: matrix(a), b: matrix(b), c: matrix(c), aConstant, bConstant },
+      isa,
+      threads,
+    );
+    const kept = new Set(plan.kept);
+    const temps = plan.temps.map((bytes, i) => {
+      const storage = this.#newStorage(kept.has(i) ? "constant" : "arena", bytes);
+      return { storage, offset: 0 };
+    });
+    const operands = { a: a.place, b: b.place, c: c.place } as const;
+    const argument = (arg: (typeof plan.steps)[number]["args"][number]): Place => {
+      if (typeof arg === "object") return temps[arg.temp]!;
+      invariant(arg !== "bias", () => "a product without bias asks for one");
+      return operands[arg];
+    };
+    for (const step of plan.setup) {
+      this.#scratch = Math.max(this.#scratch, step.scratchBytes ?? 0);
+      this.#setup.push({
+        kind: "native",
+        name: "pack",
+        key: step.key,
+        emit: (asm) => step.emit(asm),
+        tasks: step.tasks,
+        args: step.args.map(argument),
+        scratchBytes: step.scratchBytes ?? 0,
+        bytes: step.bytes,
+        flops: 0,
+        parts: "pack",
+      });
+    }
+    const what = `${extents.length === 0 ? "" : `${extents.join("x")} x `}${m}x${k}x${n}`;
+    for (const step of plan.steps)
+      this.#native(step.flops > 0 ? "matmul" : "pack", step, step.args.map(argument), `matmul ${what}`);
+  }
+
+  #gather(array: Arr): void {
+    const { x, indices, axis, at } = array.source as Arr["source"] & { kind: "gather" };
+    const { isa, threads } = this.#options;
+    const places = { x: this.#dense(x), index: this.#dense(indices), out: this.#place(array) };
+    const plan = planGather(
+      {
+        bytes: dtypeBytes[x.dtype] as 1 | 2 | 4,
+        outer: sizeOf(x.shape.slice(0, axis)),
+        extent: x.shape[axis]!,
+        inner: sizeOf(x.shape.slice(axis + 1)),
+        count: indices.size,
+        step: at,
+      },
+      isa,
+      threads,
+    );
+    this.#native(
+      "gather",
+      plan,
+      plan.args.map((arg) => places[arg]),
+    );
+  }
+
+  #scatter(array: Arr): void {
+    const { data, indices, updates, axis, mode, at } = array.source as Arr["source"] & { kind: "scatter" };
+    const { isa, threads } = this.#options;
+    const { source } = rootOf(data);
+    const zeroData = source.kind === "constant" && source.data.every((value) => value === 0);
+    const places = {
+      data: zeroData ? undefined : this.#dense(data),
+      index: this.#dense(indices),
+      updates: this.#dense(updates),
+      out: this.#place(array),
+    };
+    const plan = planScatter(
+      {
+        dtype: array.dtype as "fp32" | "fp16" | "int32",
+        outer: sizeOf(data.shape.slice(0, axis)),
+        extent: data.shape[axis]!,
+        inner: sizeOf(data.shape.slice(axis + 1)),
+        count: indices.size,
+        mode,
+        inPlace: false,
+        zeroData,
+        step: at,
+      },
+      isa,
+      threads,
+    );
+    const temps = plan.temps.map((bytes) => ({ storage: this.#newStorage("arena", bytes), offset: 0 }));
+    for (const step of plan.steps) {
+      this.#native(
+        "scatter",
+        step,
+        step.args.map((arg) => (typeof arg === "object" ? temps[arg.temp]! : places[arg]!)),
+      );
+    }
+  }
+
+  #assemble(array: Arr): void {
+    const { fill, pieces } = array.source as Arr["source"] & { kind: "assemble" };
+    const { isa, threads } = this.#options;
+    const strides = this.#layout.place(array).strides;
+    if (fill !== undefined) {
+      const bytes = dtypeBytes[array.dtype] as 1 | 2 | 4;
+      const plan = planFill({ bytes, count: array.size, bits: bitsOf(array.dtype, fill) }, isa, threads);
+      this.#native("fill", plan, [this.#place(array)]);
+    }
+    for (const { x, begin, stride } of pieces) {
+      if (this.#layout.isHosted(x)) continue;
+      const { root, offset, strides: from } = this.#access(x);
+      const start = begin.reduce((sum, at, axis) => sum + at * strides[axis]!, 0);
+      this.#copy(
+        array.dtype,
+        x.shape,
+        { place: this.#place(root, offset), strides: from },
+        { place: this.#place(array, start), strides: strides.map((each, axis) => each * stride[axis]!) },
+      );
+    }
+  }
+
+  #reference(array: Arr): void {
+    const { call } = array.source as Arr["source"] & { kind: "reference" };
+    const inputs = call.operands.map((operand) => operand && this.#dense(operand));
+    const outputs = call.results.map((result) => this.#place(result));
+    this.#touch([...inputs, ...outputs]);
+    this.#steps.push({ kind: "reference", name: call.instruction.op.name, call, inputs, outputs });
+  }
+}
+
+/** The storage whose memory this one takes. */
+function ownerOf(storage: Storage): Storage {
+  let owner = storage;
+  while (owner.shares !== undefined) owner = owner.shares;
+  return owner;
+}
+
+/** The shape that a member's loop runs over. */
+function domainOf(array: Arr): readonly number[] {
+  return array.source.kind === "reduce" ? array.source.x.shape : array.shape;
+}
+
+function partOf(shape: readonly number[]): number[] {
+  return shape.filter((extent) => extent !== 1);
+}
+
+/** How many of the last dimensions make up the vector dimension. */
+function innerDims(spec: NestSpec, group: Group): number {
+  if (group.kind === "columns") {
+    const { x, axes } = group.members[0]!.source as Arr["source"] & { kind: "reduce" };
+    return countTail(spec.dims, sizeOf(x.shape.slice(Math.max(...axes) + 1)));
+  }
+  return group.columns > 0 ? countTail(spec.dims, group.columns) : 1;
+}
+
+function countTail(dims: readonly number[], size: number): number {
+  let [count, product] = [0, 1];
+  while (product < size) product *= dims[dims.length - ++count]!;
+  return Math.max(1, count);
+}
+
+/** True if the dimensions are one with stride 0 or 1. */
+function tailIsUnit(dims: readonly number[], strides: readonly number[]): boolean {
+  if (strides.every((stride) => stride === 0)) return true;
+  const wanted = contiguous(dims);
+  return strides.every((stride, axis) => dims[axis] === 1 || stride === wanted[axis]);
+}
+
+function reorder(spec: NestSpec, order: readonly number[]): NestSpec {
+  const pick = (list: readonly number[]) => order.map((axis) => list[axis]!);
+  return {
+    ...spec,
+    dims: pick(spec.dims),
+    operands: spec.operands.map(({ dtype, strides }) => ({ dtype, strides: pick(strides) })),
+  };
+}
+
+/** Merges neighbouring dimensions that every operand walks as one, but not across `borders` (positions before which a part begins). */
+function merge(spec: NestSpec, borders: readonly number[]): NestSpec {
+  const dims: number[] = [];
+  const strides: number[][] = spec.operands.map(() => []);
+  for (const [axis, extent] of spec.dims.entries()) {
+    const mergeable =
+      dims.length > 0 &&
+      !borders.includes(axis) &&
+      spec.operands.every(({ strides: each }, i) => strides[i]!.at(-1) === each[axis]! * extent);
+    if (mergeable) {
+      dims[dims.length - 1]! *= extent;
+      for (const [i, { strides: each }] of spec.operands.entries()) strides[i]![dims.length - 1] = each[axis]!;
+    } else {
+      dims.push(extent);
+      for (const [i, { strides: each }] of spec.operands.entries()) strides[i]!.push(each[axis]!);
+    }
+  }
+  // A row needs a dimension of rows before it, a column reduction one of each part.
+  return { ...spec, dims, operands: spec.operands.map(({ dtype }, i) => ({ dtype, strides: strides[i]! })) };
+}
+
+/** Chooses what a task does; a reduction's parts never depend on it. */
+function partition(spec: NestSpec, group: Group, threads: number): NestSpec {
+  const total = sizeOf(spec.dims);
+  const inner = spec.dims.length - 1;
+  if (group.kind === "columns") {
+    const { x, axes } = group.members[0]!.source as Arr["source"] & { kind: "reduce" };
+    const outer = sizeOf(x.shape.slice(0, Math.min(...axes)));
+    let [taskDims, product] = [0, 1];
+    while (product < outer) product *= spec.dims[taskDims++]!;
+    return { ...spec, taskDims, blocked: inner, block: 64 };
+  }
+  const wanted = Math.max(taskElements.least, Math.min(taskElements.most, Math.ceil(total / (8 * threads))));
+  const last = group.columns > 0 ? inner - 1 : inner;
+  if (last < 0) {
+    // One row.
+    const operands = spec.operands.map(({ dtype, strides }) => ({ dtype, strides: [0, ...strides] }));
+    return { ...spec, dims: [1, ...spec.dims], operands, taskDims: 0, blocked: 0, block: 1 };
+  }
+  let [taskDims, below] = [0, total / spec.dims[0]!];
+  while (taskDims < last && below > wanted) below /= spec.dims[++taskDims]!;
+  const block = Math.max(1, Math.min(spec.dims[taskDims]!, Math.floor(wanted / below)));
+  return { ...spec, taskDims, blocked: taskDims, block: taskDims === inner ? Math.ceil(block / 64) * 64 : block };
+}
+
+/** Bits of a number in a dtype. */
+function bitsOf(dtype: DType, value: number): number {
+  if (dtype === "fp32") return new Uint32Array(Float32Array.of(value).buffer)[0]!;
+  if (dtype === "fp16") return float16Bits(value);
+  return dtype === "bool" ? Number(value !== 0) : value;
+}
+
+/** Plans a program. */
+export function planProgram(program: Program, options: PlanOptions): Plan {
+  return new Planner(program, options).plan();
+}

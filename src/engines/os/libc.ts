@@ -1,0 +1,126 @@
+// The C library through koffi: the only file that names koffi. What is bound here is POSIX except where a comment says otherwise.
+
+import { EngineError } from "../../core/errors.ts";
+
+type Koffi = typeof import("koffi").default;
+
+/** An address in this process; addresses of user space fit 53 bits on every supported machine. */
+export type Address = number;
+
+/** Watches one file descriptor for the event loop. */
+export interface Poll {
+  ref(): void;
+  unref(): void;
+  close(): void;
+}
+
+/** The functions of the C library that engines need; addresses and sizes are numbers, results as in C. */
+export interface Libc {
+  mmap(address: Address, bytes: number, protection: number, flags: number, fd: number, offset: number): Address;
+  munmap(address: Address, bytes: number): number;
+  mprotect(address: Address, bytes: number, protection: number): number;
+  madvise(address: Address, bytes: number, advice: number): number;
+  getpagesize(): number;
+  pipe(fds: Int32Array): number;
+  read(fd: number, bytes: Uint8Array, count: number): number;
+  close(fd: number): number;
+  pthreadAttrInit(attributes: Uint8Array): number;
+  pthreadAttrSetStackSize(attributes: Uint8Array, bytes: number): number;
+  pthreadAttrDestroy(attributes: Uint8Array): number;
+  pthreadCreate(thread: BigUint64Array, attributes: Uint8Array, code: Address, argument: Address): number;
+  pthreadJoin(thread: bigint, result: null): number;
+  pthreadSigmask(how: number, set: Uint8Array, old: Uint8Array | null): number;
+  sigfillset(set: Uint8Array): number;
+  /** Linux only; elsewhere a thread can only name itself. */
+  pthreadSetName?(thread: bigint, name: string): number;
+  /** Where generated code must be made visible to instruction fetch by hand (macOS on arm64). */
+  flushInstructions?(address: Address, bytes: number): void;
+}
+
+/** Foreign functions as far as engines use them. */
+export interface Foreign {
+  readonly libc: Libc;
+  /** A function of C type `void f(void*)` as a JavaScript function. */
+  entry(address: Address): (argument: Address) => void;
+  /** Memory as an ArrayBuffer that does not own it. */
+  view(address: Address, bytes: number): ArrayBuffer;
+  /** Symbolic name of the last call's errno, such as ENOMEM. */
+  errno(): string;
+  /** Name of an error number that a function returned. */
+  errorName(code: number): string;
+  poll(fd: number, readable: () => void): Poll;
+}
+
+let loaded: Promise<Foreign> | undefined;
+
+/** Loads koffi once a thread. @throws {EngineError} where it is missing, refused, or the platform is not supported. */
+export function loadForeign(): Promise<Foreign> {
+  loaded ??= bind();
+  return loaded;
+}
+
+async function bind(): Promise<Foreign> {
+  const { platform, arch } = process;
+  if (platform !== "linux" && platform !== "darwin") {
+    throw new EngineError("native code", `${platform} is not supported`, {
+      remedy: 'use Linux or macOS, or engine "sim"',
+    });
+  }
+  let koffi: Koffi;
+  try {
+    koffi = (await import("koffi")).default;
+  } catch (cause) {
+    const reason = cause instanceof Error ? cause.message.split("\n")[0] : String(cause);
+    throw new EngineError(
+      "native code",
+      `koffi (foreign functions) cannot be loaded on ${platform}-${arch}: ${reason}`,
+      {
+        remedy: 'install it with "npm install koffi" without --omit=optional, or use engine "sim"',
+        cause,
+      },
+    );
+  }
+  const library = koffi.load(null);
+  const func = (name: string, result: string, ...types: string[]) => library.func(name, result, types);
+  const optional = (name: string, result: string, ...types: string[]) => {
+    try {
+      return func(name, result, ...types);
+    } catch {
+      return undefined;
+    }
+  };
+  const libc: Libc = {
+    mmap: func("mmap", "intptr_t", "uintptr_t", "size_t", "int", "int", "int", "int64_t"),
+    munmap: func("munmap", "int", "uintptr_t", "size_t"),
+    mprotect: func("mprotect", "int", "uintptr_t", "size_t", "int"),
+    madvise: func("madvise", "int", "uintptr_t", "size_t", "int"),
+    getpagesize: func("getpagesize", "int"),
+    pipe: func("pipe", "int", "void*"),
+    read: func("read", "intptr_t", "int", "void*", "size_t"),
+    close: func("close", "int", "int"),
+    pthreadAttrInit: func("pthread_attr_init", "int", "void*"),
+    pthreadAttrSetStackSize: func("pthread_attr_setstacksize", "int", "void*", "size_t"),
+    pthreadAttrDestroy: func("pthread_attr_destroy", "int", "void*"),
+    pthreadCreate: func("pthread_create", "int", "void*", "void*", "uintptr_t", "uintptr_t"),
+    pthreadJoin: func("pthread_join", "int", "uintptr_t", "void*"),
+    pthreadSigmask: func("pthread_sigmask", "int", "int", "void*", "void*"),
+    sigfillset: func("sigfillset", "int", "void*"),
+  };
+  const setName = platform === "linux" ? optional("pthread_setname_np", "int", "uintptr_t", "str") : undefined;
+  if (setName !== undefined) libc.pthreadSetName = setName;
+  if (platform === "darwin" && arch === "arm64") {
+    libc.flushInstructions = func("sys_icache_invalidate", "void", "uintptr_t", "size_t");
+  }
+
+  const proto = koffi.proto("void", ["uintptr_t"]);
+  const names = new Map(Object.entries(koffi.os.errno).map(([name, code]) => [code, name]));
+  const errorName = (code: number) => names.get(code) ?? `error ${code}`;
+  return {
+    libc,
+    entry: (address) => koffi.decode(BigInt(address), proto) as (argument: Address) => void,
+    view: (address, bytes) => koffi.view(BigInt(address), bytes),
+    errno: () => errorName(koffi.errno()),
+    errorName,
+    poll: (fd, readable) => koffi.node.poll(fd, { readable: true }, readable),
+  };
+}

@@ -1,0 +1,41 @@
+// How a record tells an engine that generates code what its operator computes: in terms of a handful of array primitives.
+
+import type { DType } from "../core/dtype.ts";
+import type { Shape } from "../core/shape.ts";
+import type { Lane, Lanes } from "./vector.ts";
+
+/** An array while it is being lowered. */
+export interface NativeArray {
+  readonly dtype: DType;
+  readonly shape: Shape;
+}
+
+/** One part of an array that is put together: x covers begin, begin + stride, … on every axis. */
+export interface Piece<A extends NativeArray = NativeArray> {
+  readonly x: A;
+  readonly begin: readonly number[];
+  /** 1 on every axis unless stated. */
+  readonly stride?: readonly number[];
+}
+
+/**
+ * The primitives. Floats are computed in fp32 whatever their storage; results of `dtype` fp16 are rounded where they are stored, and in strict
+ * rounding at every operator. Sums of floats accumulate in fp32.
+ */
+export interface Native<A extends NativeArray = NativeArray> {
+  /** f of the operands, lane by lane; operands broadcast. */
+  map(dtype: DType, operands: readonly A[], f: (v: Lanes, ...lanes: Lane[]) => Lane): A;
+  /** Over `axes`, which stay as size 1. Of floats it is fp32. */
+  reduce(kind: "sum" | "max" | "min", x: A, axes: readonly number[]): A;
+  reshape(x: A, shape: Shape): A;
+  /** Result axis i is axis perm[i]. */
+  permute(x: A, perm: readonly number[]): A;
+  slice(x: A, begin: readonly number[], size: readonly number[], stride: readonly number[]): A;
+  broadcast(x: A, shape: Shape): A;
+  /** An array of one number with the pieces, which do not overlap, on top; without a number the pieces cover it. */
+  assemble(dtype: DType, shape: Shape, fill: number | undefined, pieces: readonly Piece<A>[]): A;
+  /** x [...B, M, K] y [...B, K, N], either transposed. */
+  matmul(dtype: DType, x: A, y: A, transposeX: boolean, transposeY: boolean): A;
+  gather(x: A, indices: A, axis: number): A;
+  scatter(data: A, indices: A, updates: A, axis: number, mode: "add" | "update"): A;
+}
