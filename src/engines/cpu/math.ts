@@ -77,7 +77,7 @@ export class Expressions extends Primitives {
   #negativeAbs(x: Node): Node {
     return this.asFloat(this.or(this.asInt(x), this.i(signBit)));
   }
-  /** A magnitude with the sign of x; or, if `flip`, with its own sign turned where x is negative. */
+  /** A result whose sign bit is clear, or already that of x, with the sign of x. */
   #signOf(x: Node, magnitude: Node): Node {
     return this.asFloat(this.or(this.asInt(magnitude), this.and(this.asInt(x), this.i(signBit))));
   }
@@ -320,7 +320,7 @@ export class Expressions extends Primitives {
 
   atanh = (lane: Lane): Node => {
     const x = lane as Node;
-    const a = this.abs(x);
+    const a = this.#atMost(2, this.abs(x)); // far out the terms below would cancel instead of giving NaN
     // log1p(2a / (1 - a)), the quotient as 2a + 2a a / (1 - a), which does not see all of the rounding of 1 - a.
     const twice = this.add(a, a);
     const log = this.log1p(this.fma(twice, this.div(a, this.sub(this.f(1), a)), twice));

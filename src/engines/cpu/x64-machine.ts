@@ -10,6 +10,8 @@ export type X64Level = "avx2" | "avx512";
 
 const { rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15 } = gp;
 
+// rax holds addresses (see `temporary`), rdx what is on its way between general and vector registers.
+
 /** Mask register of a row's tail, and one for use inside an operation. */
 const tailMask = 7;
 const workMask = 1;
@@ -39,7 +41,7 @@ const shifts = { ishl: "vpslld", ishr: "vpsrld", isar: "vpsrad" } as const;
 export class X64Machine implements Machine {
   readonly counter = rcx;
   readonly temporary = rax;
-  readonly pointers = [rbx, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15, rdx];
+  readonly pointers = [rbx, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15];
   readonly lanes: number;
   readonly vectors: readonly VectorReg[];
   readonly masks: readonly VectorReg[];
@@ -230,13 +232,13 @@ export class X64Machine implements Machine {
     const [work, zero] = this.#work;
     if (extent === "tail" && !this.#wide) {
       if (dtype === "fp32" || dtype === "int32") return asm.vmovssLoad(dst, address);
-      if (dtype === "fp16") asm.movzx16(rax, address);
-      else asm.movzx8(rax, address);
+      if (dtype === "fp16") asm.movzx16(rdx, address);
+      else asm.movzx8(rdx, address);
       if (dtype === "fp16") {
-        asm.vmovdLoad(dst, rax);
+        asm.vmovdLoad(dst, rdx);
         return asm.v("vcvtph2ps", 32, dst, dst);
       }
-      asm.vmovdLoad(work, rax);
+      asm.vmovdLoad(work, rdx);
       asm.v("vpxor", 32, zero, zero, zero);
       return asm.v("vpcmpgtd", 32, dst, work, zero);
     }
@@ -266,14 +268,14 @@ export class X64Machine implements Machine {
     if (dtype === "fp32" || dtype === "int32") return asm.v("vbroadcastss", this.#length, dst, address);
     if (dtype === "fp16") {
       const work = this.#work[0];
-      asm.movzx16(rax, address);
-      asm.vmovdLoad(work, rax);
+      asm.movzx16(rdx, address);
+      asm.vmovdLoad(work, rdx);
       asm.v("vcvtph2ps", 16, work, work);
       return asm.v("vbroadcastss", this.#length, dst, work);
     }
     const work = this.#work[0];
-    asm.movzx8(rax, address);
-    asm.vmovdLoad(work, rax);
+    asm.movzx8(rdx, address);
+    asm.vmovdLoad(work, rdx);
     asm.v("vpbroadcastd", this.#length, work, work);
     this.#nonZero(dst, work);
   }
@@ -307,17 +309,17 @@ export class X64Machine implements Machine {
     if (dtype === "fp32" || dtype === "int32") return asm.vmovssStore(address, src);
     if (dtype === "fp16") {
       asm.extract("vcvtps2ph", 16, work, src, 0);
-      asm.vmovdStore(rax, work);
-      return asm.mov16(address, rax);
+      asm.vmovdStore(rdx, work);
+      return asm.mov16(address, rdx);
     }
     if (this.#wide) {
-      asm.kmovwToGp(rax, src);
-      asm.aluImm32("and", rax, 1);
-      return asm.mov8(address, rax);
+      asm.kmovwToGp(rdx, src);
+      asm.aluImm32("and", rdx, 1);
+      return asm.mov8(address, rdx);
     }
     asm.vshift("vpsrld", 32, work, src, 31);
-    asm.vmovdStore(rax, work);
-    asm.mov8(address, rax);
+    asm.vmovdStore(rdx, work);
+    asm.mov8(address, rdx);
   }
 
   constant(dst: VectorReg, bits: number): void {

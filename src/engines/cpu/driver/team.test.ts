@@ -1,0 +1,432 @@
+// The team of native threads with hand-assembled kernels: every task once, steps in order, errors, stops, sleep, and the ends of processes.
+
+import { spawnSync } from "node:child_process";
+import { readdirSync } from "node:fs";
+import { readFile } from "node:fs/promises";
+import { afterAll, describe, expect, test } from "vitest";
+import { openSystem } from "../../os/index.ts";
+import { gp, Label, mem, X64 } from "../isa/x64.ts";
+import { Job, type Step } from "./job.ts";
+import { Team } from "./team.ts";
+
+const { rax, rcx, rdx, rsp, rbp, rsi, rdi, r8 } = gp;
+const system = await openSystem();
+
+/** Kernels, each with the words of its argument block. */
+const assembly = new X64();
+const kernels = {
+  /** [counters]: counters[task]++. */
+  count: kernel((asm) => {
+    asm.mov(rax, mem(rdi));
+    asm.lockAluImm32("add", mem(rax, 0, rsi, 8), 1);
+  }),
+  /** [words, n]: n words become 0. */
+  clear: kernel((asm) => {
+    asm.mov(rdx, rdi);
+    asm.mov(rdi, mem(rdx));
+    asm.mov(rcx, mem(rdx, 8));
+    asm.alu32("xor", rax, rax);
+    asm.byte(0xf3, 0x48, 0xab); // rep stosq
+  }),
+  /** [done before, how many there must be, done now]: an error with what it found if the step before is not finished. */
+  follow: kernel((asm) => {
+    const early = new Label();
+    asm.mov(rax, mem(rdi));
+    asm.mov(rcx, mem(rax));
+    asm.alu("cmp", rcx, mem(rdi, 8));
+    asm.jcc("ne", early);
+    asm.mov(rax, mem(rdi, 16));
+    asm.lockAluImm32("add", mem(rax), 1);
+    asm.ret();
+    asm.bind(early);
+    asm.mov(rax, mem(rdx, -64));
+    asm.mov(mem(rax, 8), rcx);
+    asm.movMemImm(mem(rax), 1);
+  }),
+  /** [task that fails, code]: error word 0 = code, 1 = task. */
+  fail: kernel((asm) => {
+    const fine = new Label();
+    asm.alu("cmp", rsi, mem(rdi));
+    asm.jcc("ne", fine);
+    asm.mov(rax, mem(rdx, -64));
+    asm.mov(mem(rax, 8), rsi);
+    asm.mov(rcx, mem(rdi, 8));
+    asm.mov(mem(rax), rcx);
+    asm.bind(fine);
+  }),
+  /** [iterations]: takes time. */
+  spin: kernel((asm) => {
+    asm.mov(rcx, mem(rdi));
+    const loop = asm.here();
+    asm.aluImm("sub", rcx, 1);
+    asm.jcc("ne", loop);
+  }),
+  /** [out]: out[0] |= misalignment of scratch, out[1] |= of the stack, out[2] = MXCSR; then spoils every register it may. */
+  surroundings: kernel((asm) => {
+    asm.mov(rax, mem(rdi));
+    asm.mov(rcx, rdx);
+    asm.aluImm("and", rcx, 63);
+    asm.lockAlu("or", mem(rax), rcx);
+    asm.lea(rcx, mem(rsp, 8));
+    asm.aluImm("and", rcx, 15);
+    asm.lockAlu("or", mem(rax, 8), rcx);
+    asm.stmxcsr(mem(rax, 16));
+    for (const register of Object.values(gp)) if (register !== rsp && register !== rbp) asm.movImm(register, -7);
+    for (let register = 0; register < 16; register++) asm.v("vpcmpeqd", 32, register, register, register);
+  }),
+  /** [words, bytes of scratch]: fills scratch with the task's number and stores the sum of its bytes. */
+  scratch: kernel((asm) => {
+    asm.mov(r8, rdi);
+    asm.mov(rdi, rdx);
+    asm.mov(rcx, mem(r8, 8));
+    asm.mov(rax, rsi);
+    asm.byte(0xf3, 0xaa); // rep stosb
+    asm.mov(rcx, mem(r8, 8));
+    asm.alu32("xor", rdi, rdi);
+    const loop = asm.here();
+    asm.movzx8(rax, mem(rdx, -1, rcx, 1));
+    asm.alu("add", rdi, rax);
+    asm.aluImm("sub", rcx, 1);
+    asm.jcc("ne", loop);
+    asm.mov(rax, mem(r8));
+    asm.mov(mem(rax, 0, rsi, 8), rdi);
+  }),
+};
+function kernel(emit: (asm: X64) => void): number {
+  assembly.align(64);
+  const at = assembly.length;
+  emit(assembly);
+  assembly.ret();
+  return at;
+}
+
+const code = system.code(assembly.finish());
+const step = (name: keyof typeof kernels, tasks: number, ...args: readonly number[]): Step => ({
+  kernel: code.address + kernels[name],
+  args,
+  tasks,
+});
+const words = system.allocate(8 * 4096);
+const values = new BigUint64Array(words.bytes.buffer);
+const word = (index: number) => words.address + 8 * index;
+afterAll(() => {
+  words.dispose();
+  code.dispose();
+});
+
+const sizes = [7, 1, 1, 2, 64, 3, 1, 100, 2, 1];
+/** Steps that each check that the one before them is finished; `count` words of results from word 100 on. */
+function chain(): Step[] {
+  const follow = sizes.map((tasks, i) => step("follow", tasks, word(i), i === 0 ? 0 : sizes[i - 1]!, word(i + 1)));
+  return [step("clear", 1, word(0), 64), ...follow, step("count", 50, word(100))];
+}
+
+/** CPU time of this process over some idle milliseconds, in milliseconds. */
+async function idleCpu(milliseconds: number): Promise<number> {
+  const before = process.cpuUsage();
+  await new Promise((resolve) => setTimeout(resolve, milliseconds));
+  const { user, system: kernelTime } = process.cpuUsage(before);
+  return (user + kernelTime) / 1000;
+}
+
+/** About a second of work for one thread. */
+const long = (steps: number, milliseconds: number) =>
+  Array.from({ length: steps }, () => step("spin", 4, (milliseconds / steps) * 700_000));
+
+describe.skipIf(process.platform !== "linux" || process.arch !== "x64")("team", () => {
+  test.each([1, 2, 3, 8])(
+    "runs every task once and every step after the one before it: %d threads",
+    async (threads) => {
+      using team = new Team(system, { threads, cores: threads });
+      using job = new Job(system, chain());
+      values.fill(0n);
+      for (let run = 0; run < 500; run++) expect(team.runSync(job)).toBe("done");
+      for (let run = 0; run < 500; run++) expect(await team.run(job)).toBe("done");
+      expect(new Set(values.subarray(100, 150))).toEqual(new Set([1000n]));
+      expect(values[150]).toBe(0n);
+      expect(job.reached).toBe(sizes.length + 2);
+      expect(job.error.every((value) => value === 0n)).toBe(true);
+    },
+  );
+
+  test("runs a small job on the calling thread", () => {
+    using team = new Team(system, { threads: 2 });
+    using job = new Job(system, chain(), { small: true });
+    const threads = readdirSync("/proc/self/task").length;
+    values.fill(0n);
+    for (let run = 0; run < 1000; run++) expect(team.runSync(job)).toBe("done");
+    expect(values[100]).toBe(1000n);
+    expect(readdirSync("/proc/self/task").length).toBe(threads);
+  });
+
+  test("survives 100000 runs", () => {
+    using team = new Team(system, { threads: 2 });
+    using job = new Job(system, [step("count", 2, word(0)), step("count", 3, word(0))]);
+    values.fill(0n);
+    for (let run = 0; run < 100_000; run++) if (team.runSync(job) !== "done") throw new Error("not done");
+    expect([...values.subarray(0, 4)]).toEqual([200_000n, 200_000n, 100_000n, 0n]);
+  });
+
+  test("takes a job without steps, and one with many", () => {
+    using team = new Team(system, { threads: 2 });
+    using none = new Job(system, []);
+    expect(team.runSync(none)).toBe("done");
+    using many = new Job(
+      system,
+      Array.from({ length: 10_000 }, (_, i) => step("count", 1 + (i % 3), word(0))),
+    );
+    values.fill(0n);
+    expect(team.runSync(many)).toBe("done");
+    expect([...values.subarray(0, 3)]).toEqual([10_000n, 6666n, 3333n]);
+  });
+
+  test.each([1, 4])(
+    "gives kernels aligned memory and the default MXCSR, and loses nothing: %d threads",
+    async (threads) => {
+      using team = new Team(system, { threads, cores: threads });
+      using job = new Job(system, [step("surroundings", 50, word(0)), step("surroundings", 1, word(0))]);
+      values.fill(0n);
+      for (let run = 0; run < 100; run++) expect(team.runSync(job)).toBe("done");
+      for (let run = 0; run < 100; run++) expect(await team.run(job)).toBe("done");
+      expect([...values.subarray(0, 3)]).toEqual([0n, 0n, 0x1f80n]);
+    },
+  );
+
+  test("gives each thread scratch memory, which grows", () => {
+    using team = new Team(system, { threads: 3, cores: 3, scratchBytes: 100 });
+    for (const bytes of [100, 5000, 4000, 100_000]) {
+      team.reserveScratch(bytes);
+      using job = new Job(system, [step("scratch", 40, word(0), bytes)]);
+      values.fill(0n);
+      team.runSync(job);
+      expect([...values.subarray(0, 40)]).toEqual(Array.from({ length: 40 }, (_, task) => BigInt(task * bytes)));
+    }
+  });
+
+  test.each([1, 2, 8])("stops after the step in which a kernel reports an error: %d threads", async (threads) => {
+    using team = new Team(system, { threads, cores: threads });
+    for (const tasks of [1, 40]) {
+      using job = new Job(system, [
+        step("count", 2, word(0)),
+        step("fail", tasks, tasks - 1, 0x1234),
+        step("count", 2, word(10)),
+      ]);
+      values.fill(0n);
+      for (const outcome of [team.runSync(job), await team.run(job)]) {
+        expect(outcome).toBe("failed");
+        expect(job.error.slice(0, 2)).toEqual([0x1234n, BigInt(tasks - 1)]);
+        expect(job.reached).toBe(1);
+      }
+      expect([values[0], values[10]]).toEqual([2n, 0n]);
+      using fine = new Job(system, chain());
+      expect(team.runSync(fine)).toBe("done");
+    }
+  });
+
+  test("stops between two steps when its signal fires", async () => {
+    using team = new Team(system, { threads: 2 });
+    using job = new Job(system, long(1000, 3000));
+    const controller = new AbortController();
+    setTimeout(() => controller.abort(), 50);
+    const start = performance.now();
+    expect(await team.run(job, controller.signal)).toBe("stopped");
+    expect(performance.now() - start).toBeLessThan(1500);
+    expect(job.reached).toBeGreaterThan(0);
+    expect(job.reached).toBeLessThan(1000);
+    expect(await team.run(job, controller.signal)).toBe("stopped");
+    using short = new Job(system, chain());
+    expect(await team.run(short, new AbortController().signal)).toBe("done");
+  });
+
+  test("leaves the event loop and its pool alone while a job runs", async () => {
+    using team = new Team(system, { threads: 2 });
+    using job = new Job(system, long(4, 200));
+    let ticks = 0;
+    const timer = setInterval(() => ticks++, 5);
+    let files = 0;
+    const run = team.run(job);
+    const reading = (async () => {
+      for (let i = 0; i < 8; i++) {
+        await readFile(new URL(import.meta.url));
+        files++;
+      }
+    })();
+    expect(await run).toBe("done");
+    clearInterval(timer);
+    expect(ticks).toBeGreaterThan(3);
+    expect(files).toBe(8);
+    await reading;
+  });
+
+  test("has one run in flight, and says so", async () => {
+    using team = new Team(system, { threads: 2 });
+    using job = new Job(system, long(4, 20));
+    const run = team.run(job);
+    expect(() => team.runSync(job)).toThrow("cpu engine: a run is in flight on these threads");
+    expect(() => team.run(job)).toThrow("in flight");
+    expect(() => team.reserveScratch(1 << 20)).toThrow("in flight");
+    expect(await run).toBe("done");
+    expect(team.runSync(job)).toBe("done");
+  });
+
+  test("does not crawl with more threads than processors", () => {
+    using one = new Team(system, { threads: 1 });
+    using eight = new Team(system, { threads: 8, cores: 8 });
+    using job = new Job(
+      system,
+      Array.from({ length: 2000 }, () => step("spin", 16, 2000)),
+    );
+    const time = (team: Team) => {
+      const start = performance.now();
+      team.runSync(job);
+      return performance.now() - start;
+    };
+    time(eight);
+    const [alone, crowd] = [Math.min(time(one), time(one)), Math.min(time(eight), time(eight), time(eight))];
+    expect(crowd).toBeLessThan(3 * alone);
+  });
+
+  test("burns no processor time when idle", async () => {
+    using team = new Team(system, { threads: 4, cores: 4 });
+    using job = new Job(system, chain());
+    for (let run = 0; run < 100; run++) team.runSync(job);
+    for (let run = 0; run < 100; run++) await team.run(job);
+    await idleCpu(100);
+    expect(await idleCpu(1000)).toBeLessThan(50);
+  });
+
+  test("keeps time stamps of a profiled job", () => {
+    using team = new Team(system, { threads: 2 });
+    using job = new Job(system, [step("spin", 1, 1000), step("spin", 4, 20_000), step("spin", 2, 1000)], {
+      profile: true,
+    });
+    for (let run = 0; run < 3; run++) team.runSync(job);
+    const { ticks } = job;
+    expect(ticks.length).toBe(3);
+    for (const [i, { start, end }] of ticks.entries()) {
+      expect(end).toBeGreaterThan(start);
+      if (i > 0) expect(start).toBeGreaterThanOrEqual(ticks[i - 1]!.end);
+    }
+    expect(ticks[1]!.end - ticks[1]!.start).toBeGreaterThan(20_000);
+    using plain = new Job(system, chain());
+    team.runSync(plain);
+    expect(plain.ticks).toEqual([]);
+  });
+
+  test("works beside other teams", async () => {
+    const teams = [1, 2, 3, 2].map((threads) => new Team(system, { threads, cores: threads }));
+    const jobs = teams.map((_, i) => new Job(system, [step("count", 20, word(100 * i)), step("spin", 4, 10_000)]));
+    values.fill(0n);
+    for (let run = 0; run < 50; run++) {
+      const all = teams.map((team, i) => team.run(jobs[i]!));
+      expect(await Promise.all(all)).toEqual(["done", "done", "done", "done"]);
+    }
+    for (let i = 0; i < 4; i++) expect(new Set(values.subarray(100 * i, 100 * i + 20))).toEqual(new Set([50n]));
+    for (const team of teams) team.dispose();
+  });
+
+  test("ends its threads on dispose, also during a run, and refuses to work afterwards", async () => {
+    const threads = readdirSync("/proc/self/task").length;
+    for (let round = 0; round < 10; round++) {
+      const team = new Team(system, { threads: 4, cores: 4 });
+      using job = new Job(system, long(500, 2000));
+      const run = team.run(job);
+      if (round % 2 === 0) await new Promise((resolve) => setTimeout(resolve, round));
+      team.dispose();
+      team.dispose();
+      expect(await run).toBe("stopped");
+      expect(() => team.runSync(job)).toThrow("team of threads was disposed");
+      expect(() => team.run(job)).toThrow("team of threads was disposed");
+    }
+    expect(readdirSync("/proc/self/task").length).toBe(threads);
+  });
+
+  test("refuses numbers of threads that are none", () => {
+    for (const threads of [0, -1, 1.5, 257]) {
+      expect(() => new Team(system, { threads })).toThrow(
+        `cpu engine: ${threads} threads: not a whole number from 1 to 256`,
+      );
+    }
+  });
+});
+
+/** Runs a script with two teams' worth of imports in a process of its own. */
+function inProcess(script: string, timeout = 15_000) {
+  const at = (path: string) => JSON.stringify(new URL(path, import.meta.url).href);
+  const head = `
+    const { openSystem } = await import(${at("../../os/index.ts")});
+    const { Team } = await import(${at("./team.ts")});
+    const { Job } = await import(${at("./job.ts")});
+    const system = await openSystem();
+    // mov rcx, [rdi]; l: sub rcx, 1; jne l; ret
+    const kernel = system.code(Uint8Array.of(0x48, 0x8b, 0x0f, 0x48, 0x83, 0xe9, 0x01, 0x75, 0xfa, 0xc3)).address;
+    const job = (steps, loops) => new Job(system, Array.from({ length: steps }, () => ({ kernel, args: [loops], tasks: 4 })));
+    const team = new Team(system, { threads: 3, cores: 3 });`;
+  const args = ["--import", "tsx", "--input-type=module", "-e", `${head}\n${script}`];
+  const { status, signal, stdout, stderr } = spawnSync(process.execPath, args, { encoding: "utf8", timeout });
+  return { status, signal, stdout, stderr };
+}
+
+describe.skipIf(process.platform !== "linux" || process.arch !== "x64")("process with a team", () => {
+  test("ends by itself while threads are idle", () => {
+    const result = inProcess(`team.runSync(job(10, 1000)); await team.run(job(10, 1000)); console.log("end");`);
+    expect(result).toEqual({ status: 0, signal: null, stdout: "end\n", stderr: "" });
+  });
+
+  test("waits for a run in flight", () => {
+    const script = `team.run(job(100, 1e6)).then((outcome) => console.log(outcome));`;
+    expect(inProcess(script)).toEqual({ status: 0, signal: null, stdout: "done\n", stderr: "" });
+  });
+
+  test("may exit during a run", () => {
+    const script = `team.run(job(1e4, 1e6)); setTimeout(() => process.exit(7), 20);`;
+    expect(inProcess(script)).toEqual({ status: 7, signal: null, stdout: "", stderr: "" });
+  });
+
+  test("may fail during a run", () => {
+    const script = `team.run(job(1e4, 1e6)); setTimeout(() => { throw new Error("uncaught"); }, 20);`;
+    const { status, signal, stderr } = inProcess(script);
+    expect({ status, signal }).toEqual({ status: 1, signal: null });
+    expect(stderr).toContain("uncaught");
+  });
+
+  test("may have one in each JavaScript thread", () => {
+    const script = `
+      const { Worker, isMainThread } = await import("node:worker_threads");
+      const work = \`
+        const { openSystem } = await import(URL_SYSTEM);
+        const { Team } = await import(URL_TEAM);
+        const { Job } = await import(URL_JOB);
+        const { parentPort } = await import("node:worker_threads");
+        const system = await openSystem();
+        const kernel = system.code(Uint8Array.of(0xc3)).address;
+        const team = new Team(system, { threads: 2, cores: 2 });
+        const job = new Job(system, [{ kernel, args: [], tasks: 4 }, { kernel, args: [], tasks: 1 }]);
+        for (let i = 0; i < 300; i++) { team.runSync(job); await team.run(job); }
+        parentPort.postMessage("done");
+        if (KEEP) await new Promise(() => setInterval(() => {}, 1000));
+        if (DISPOSE) team.dispose();
+      \`;
+      const start = (keep, dispose) => {
+        const text = work.replace("URL_SYSTEM", ${JSON.stringify(JSON.stringify(new URL("../../os/index.ts", import.meta.url).href))})
+          .replace("URL_TEAM", ${JSON.stringify(JSON.stringify(new URL("./team.ts", import.meta.url).href))})
+          .replace("URL_JOB", ${JSON.stringify(JSON.stringify(new URL("./job.ts", import.meta.url).href))})
+          .replace("KEEP", keep).replace("DISPOSE", dispose);
+        return new Worker(new URL("data:text/javascript," + encodeURIComponent(text)), { execArgv: ["--import", "tsx"] });
+      };
+      const workers = [start(false, true), start(false, false), start(true, false), start(true, false)];
+      const own = (async () => { for (let i = 0; i < 300; i++) await team.run(job(3, 100)); })();
+      const answers = await Promise.all(workers.map((worker) => new Promise((resolve, reject) => worker.on("message", resolve).on("error", reject))));
+      await own;
+      console.log(answers.join(" "));
+      for (const worker of workers.slice(2)) await worker.terminate();
+      team.runSync(job(3, 100));
+      console.log("end");`;
+    expect(inProcess(script, 60_000)).toEqual({
+      status: 0,
+      signal: null,
+      stdout: "done done done done\nend\n",
+      stderr: "",
+    });
+  }, 60_000);
+});
