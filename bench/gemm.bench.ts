@@ -1,5 +1,5 @@
 // Speed of matrix products on all threads: the products of GPT training and decoding, attention heads, small networks; against OpenBLAS where it is.
-// Run with `npx tsx bench/gemm.bench.ts [--json] [--isa avx2] [--rounds N] [NAME…]`; ANEKIT_OPENBLAS names the library (libopenblas.so.0 or the one in
+// Run with `npx tsx bench/gemm.bench.ts [--json] [--isa avx2] [--rounds N] [--threads N [--cpu]] [NAME…]`; ANEKIT_OPENBLAS names the library (libopenblas.so.0 or the one in
 // pip's numpy or scipy-openblas32). Medians of interleaved runs, packing included; share is of the peak rate of FMA measured in the same rounds.
 
 import { existsSync } from "node:fs";
@@ -79,6 +79,7 @@ const { values: options, positionals } = parseArgs({
     isa: { type: "string", default: "avx512" },
     rounds: { type: "string", default: "15" },
     threads: { type: "string" },
+    cpu: { type: "boolean" },
   },
   allowPositionals: true,
 });
@@ -198,7 +199,14 @@ emitPeak(peakAsm);
 const peakTasks = 8 * threads;
 const peakJob = new Job(system, [{ kernel: system.code(peakAsm.finish()).address, args: [], tasks: peakTasks }]);
 
+/** Milliseconds of a run; with --cpu of processor time, which other programs disturb less: for one thread. */
 function time(run: () => void): number {
+  if (options.cpu) {
+    const before = process.cpuUsage();
+    run();
+    const { user, system } = process.cpuUsage(before);
+    return (user + system) / 1000;
+  }
   const start = performance.now();
   run();
   return performance.now() - start;

@@ -1,7 +1,7 @@
 """What every peer shares: it prepares itself, says so, and then makes one timed call for each line that it reads.
 
 Output is one JSON object a line. First {"peer", "prepare"}: name and version, seconds that preparing took. Then, for each input line
-(the number of repetitions), {"seconds", "memory"}: of one repetition, and the largest resident set so far in bytes.
+(the number of repetitions), {"seconds", "memory", "cpu"}: of one repetition, the largest resident set and the processor time so far.
 """
 
 import json
@@ -25,8 +25,9 @@ def serve(peer, step, started, **more):
         before = time.perf_counter()
         step(repetitions)
         seconds = (time.perf_counter() - before) / repetitions
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-        say({"seconds": seconds, "memory": memory})
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        memory = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        say({"seconds": seconds, "memory": memory, "cpu": usage.ru_utime + usage.ru_stime})
 
 
 def arguments():

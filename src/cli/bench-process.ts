@@ -12,7 +12,8 @@ import { packageFile } from "../data/package.ts";
 import type { CaseSpec } from "./bench-cases.ts";
 
 const hello = v.object({ peer: v.string(), prepare: v.number() });
-const answer = v.object({ seconds: v.number(), memory: v.number() });
+const answer = v.object({ seconds: v.number(), memory: v.number(), cpu: v.number() });
+/** Seconds of one repetition, the process's largest resident set so far in bytes, and its processor time so far in seconds. */
 export type Answer = v.InferOutput<typeof answer>;
 
 /** A library that another process measures, by the script in bench/peers that does it. */
@@ -40,7 +41,7 @@ function threadVariables(threads: number): Record<string, string> {
 }
 
 /** A process that measures, ready to. */
-export class Measured implements Disposable {
+export class Measured {
   /** Its name and version. */
   readonly name: string;
   /** Seconds until it was ready: loading, building, compiling, warming up. */
@@ -66,7 +67,8 @@ export class Measured implements Disposable {
     env: NodeJS.ProcessEnv,
     signal: AbortSignal,
   ): Promise<Measured> {
-    const child = spawn(command, args, { env: { ...process.env, ...env }, stdio: "pipe", signal });
+    const child = spawn(command, args, { env: { ...process.env, ...env }, stdio: "pipe" });
+    signal.addEventListener("abort", () => child.kill("SIGKILL"), { once: true });
     let last = "";
     child.stderr.setEncoding("utf8").on("data", (text: string) => {
       last = text.trim().split("\n").at(-1) || last;
@@ -74,20 +76,20 @@ export class Measured implements Disposable {
     const failed = new Promise<never>((_resolve, reject) => child.on("error", reject));
     failed.catch(() => {});
     child.stdin.on("error", () => {}); // a peer that died is noticed where its answer is missing
-    const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
+    const lines = answers(createInterface({ input: child.stdout }));
     try {
       const first = await Promise.race([lines.next(), failed]);
       if (first.done) throw new Missing(last || "it ended at once");
       return new Measured(child, lines, v.parse(hello, JSON.parse(first.value)));
     } catch (error) {
-      child.kill();
+      child.kill("SIGKILL");
       if (signal.aborted) throw new AbortedError("bench", signal);
       if (error instanceof Missing) throw error;
       throw new Missing(error instanceof Error ? error.message : String(error));
     }
   }
 
-  /** Seconds of one of `repetitions`, and the process's largest resident set in bytes. */
+  /** Makes the timed call. */
   async measure(repetitions: number, signal: AbortSignal): Promise<Answer> {
     this.#child.stdin.write(`${repetitions}\n`);
     const next = await this.#lines.next();
@@ -96,10 +98,22 @@ export class Measured implements Disposable {
     return v.parse(answer, JSON.parse(next.value));
   }
 
-  [Symbol.dispose](): void {
-    this.#child.stdin.end();
-    this.#child.kill();
+  /** Waits until the process has ended: what it does at its end must not disturb the next one. */
+  async close(): Promise<void> {
+    const child = this.#child;
+    if (child.exitCode !== null || child.signalCode !== null) return;
+    const ended = new Promise((resolve) => child.once("exit", resolve));
+    child.stdin.end();
+    const late = setTimeout(() => child.kill("SIGKILL"), 5000);
+    await ended;
+    clearTimeout(late);
   }
+}
+
+/** Lines that are objects; libraries may print others. */
+async function* answers(lines: AsyncIterable<string>): AsyncGenerator<string, undefined> {
+  for await (const line of lines) if (line.startsWith("{")) yield line;
+  return undefined;
 }
 
 export interface Setting {
@@ -155,11 +169,15 @@ const machine = v.object({
 export type Machine = v.InferOutput<typeof machine>;
 
 /** Measures the machine's limits by generated code. @throws {Missing} outside anekit's repository, and where no code can be generated. */
-export async function measureMachine({ threads, signal }: Omit<Setting, "engine">): Promise<Machine> {
+export async function measureMachine(tiny: boolean, { threads, signal }: Omit<Setting, "engine">): Promise<Machine> {
   const path = repositoryFile("bench/machine.ts");
   const env = { ...process.env, ...threadVariables(threads) };
   try {
-    const { stdout } = await promisify(execFile)(process.execPath, ["--import", "tsx", path], { env, signal });
+    const { stdout } = await promisify(execFile)(
+      process.execPath,
+      ["--import", "tsx", path, ...(tiny ? ["--tiny"] : [])],
+      { env, signal },
+    );
     return v.parse(machine, JSON.parse(stdout));
   } catch (error) {
     if (signal.aborted) throw new AbortedError("bench", signal);
@@ -180,6 +198,7 @@ export async function serve(peer: string, work: () => unknown, started: number):
       if (result instanceof Promise) await result;
     }
     const seconds = (performance.now() - before) / 1000 / repetitions;
-    say({ seconds, memory: process.resourceUsage().maxRSS * 1024 });
+    const { user, system } = process.cpuUsage();
+    say({ seconds, memory: process.resourceUsage().maxRSS * 1024, cpu: (user + system) / 1e6 });
   }
 }

@@ -1,10 +1,10 @@
 // `anekit bench`: our programs beside other libraries' and beside what the machine can do at most, measured in turns within the same minutes.
 
-import { availableParallelism } from "node:os";
+import { availableParallelism, cpus } from "node:os";
 import { setTimeout } from "node:timers/promises";
 import { type Command, Option } from "commander";
 import * as v from "valibot";
-import { AbortedError, ConfigError } from "../core/errors.ts";
+import { AbortedError, ConfigError, EngineError } from "../core/errors.ts";
 import { openEngine, parseEngine } from "../engines/open.ts";
 import { caseSchema, prepareCase } from "./bench-cases.ts";
 import {
@@ -21,7 +21,7 @@ import {
 } from "./bench-process.ts";
 import { type Comparison, comparisons, type OursSpec, type Unit, units } from "./bench-rows.ts";
 import { type CommandContext, engineOption, jsonOption } from "./command.ts";
-import { clean, colors, formatBytes, note, print, printJson } from "./output.ts";
+import { clean, colors, complain, formatBytes, note, print, printJson } from "./output.ts";
 
 /** One line of the result. Numbers are in `unit`; `null` where there is no peer, or no limit of the machine is known. */
 export interface BenchRow {
@@ -46,6 +46,8 @@ export interface BenchRow {
   readonly prepare: number;
   readonly peerPrepare: number | null;
   readonly rounds: number;
+  /** How much of the cores other processes took in the worst of them, 0 to 1: far above 0.1, run it again. */
+  readonly others: number;
   readonly threads: number;
   readonly engine: string;
 }
@@ -66,6 +68,10 @@ const turnSeconds = 0.15;
 /** Time for the rounds of one comparison; at least `leastRounds` are made. */
 const budgetSeconds = 20;
 const [leastRounds, mostRounds] = [5, 15];
+/** A round is quiet in which other processes took less than this part of the cores. */
+const quiet = 0.1;
+/** Rounds that may be made for each one wanted, until enough of them were quiet. */
+const mostAttempts = 3;
 
 export function configure(command: Command, { signal }: CommandContext): void {
   command
@@ -103,16 +109,25 @@ async function bench(name: string | undefined, flags: BenchFlags, signal: AbortS
   const engine = await namedEngine(flags, chosen);
   const report = new Report(flags.json === true);
   const bounded = name === machineName || chosen.some(({ floor }) => floor !== undefined);
-  const machine = bounded ? await limits({ threads, signal }) : undefined;
+  const machine = bounded ? await limits(flags.tiny === true, { threads, signal }) : undefined;
   if (machine !== undefined && (name === undefined || name === machineName)) report.machine(machine);
   const missing = new Map<string, string>();
+  const failed: string[] = [];
   for (const comparison of chosen) {
     if (signal.aborted) throw new AbortedError("bench", signal);
     const setting = { engine, threads: comparison.threads ?? threads, signal };
-    for (const row of await compare(comparison, setting, machine, flags.rounds, missing)) report.row(row);
+    try {
+      for (const row of await compare(comparison, setting, machine, flags.rounds, missing)) report.row(row);
+    } catch (error) {
+      // One that our engine cannot run leaves the others.
+      if (!(error instanceof Missing || error instanceof EngineError)) throw error;
+      complain(`${comparison.name}: ${error.message}`);
+      failed.push(comparison.name);
+    }
   }
   for (const [library, why] of missing)
     note(`peer not installed: ${library} (${why}); in anekit's repository "npm run bench" installs it`);
+  if (failed.length > 0) throw new EngineError("bench", `not measured: ${failed.join(", ")}`);
 }
 
 /** Name of the engine that is measured. @throws {ConfigError} where real shapes would take the simulator hours. */
@@ -125,9 +140,9 @@ async function namedEngine({ engine: choice, tiny }: BenchFlags, chosen: readonl
 }
 
 /** The machine's limits, where they can be measured. */
-async function limits(setting: Omit<Setting, "engine">): Promise<Machine | undefined> {
+async function limits(tiny: boolean, setting: Omit<Setting, "engine">): Promise<Machine | undefined> {
   try {
-    return await measureMachine(setting);
+    return await measureMachine(tiny, setting);
   } catch (error) {
     if (!(error instanceof Missing)) throw error;
     note(`the machine's limits are not known: ${error.message}`);
@@ -148,7 +163,19 @@ interface Contestant {
   readonly title: string;
   readonly measured: Measured;
   repetitions: number;
-  readonly answers: Answer[];
+  /** Processor time up to its last answer, seconds. */
+  cpu: number;
+}
+
+/** An answer, and how much of the cores other processes took meanwhile, 0 to 1. */
+interface Turn extends Answer {
+  readonly others: number;
+}
+
+/** Everybody's turn, in their order. */
+interface Round {
+  readonly turns: readonly Turn[];
+  readonly others: number;
 }
 
 async function compare(
@@ -161,7 +188,7 @@ async function compare(
   note(`${comparison.name} …`);
   const all: Contestant[] = [];
   const join = async (title: string, starting: Promise<Measured>) => {
-    all.push({ title, measured: await starting, repetitions: 1, answers: [] });
+    all.push({ title, measured: await starting, repetitions: 1, cpu: 0 });
   };
   try {
     await join("anekit", startOurs(comparison.ours, setting));
@@ -178,10 +205,9 @@ async function compare(
         }
       }
     }
-    await takeTurns(all, wantedRounds, setting.signal);
-    return rowsOf(comparison, setting, machine, all);
+    return rowsOf(comparison, setting, machine, all, await takeTurns(all, wantedRounds, setting.signal));
   } finally {
-    for (const { measured } of all) measured[Symbol.dispose]();
+    await Promise.all(all.map(({ measured }) => measured.close()));
   }
 }
 
@@ -189,15 +215,18 @@ function rowsOf(
   { name, unit, against, work = 0, floor }: Comparison,
   { threads, engine }: Setting,
   machine: Machine | undefined,
-  [ours, ...peers]: readonly Contestant[],
+  all: readonly Contestant[],
+  rounds: readonly Round[],
 ): BenchRow[] {
   const show = (seconds: number) => units[unit](seconds, work);
-  const result = ({ answers, measured }: Contestant) => {
+  const result = (one: Contestant) => {
+    const answers = rounds.map(({ turns }) => turns[all.indexOf(one)]!);
     const times = answers.map(({ seconds }) => seconds);
     const ends = [show(Math.min(...times)), show(Math.max(...times))].sort((a, b) => a - b) as [number, number];
     const memory = Math.max(...answers.map((answer) => answer.memory));
-    return { seconds: median(times), spread: ends, memory, prepare: measured.prepare };
+    return { seconds: median(times), spread: ends, memory, prepare: one.measured.prepare };
   };
+  const [ours, ...peers] = all;
   const mine = result(ours!);
   const value = show(mine.seconds);
   const least = machine && floor?.(machine);
@@ -220,7 +249,8 @@ function rowsOf(
       peerMemory: theirs?.memory ?? null,
       prepare: mine.prepare,
       peerPrepare: theirs?.prepare ?? null,
-      rounds: ours!.answers.length,
+      rounds: rounds.length,
+      others: Math.max(...rounds.map(({ others }) => others)),
       threads,
       engine,
     };
@@ -230,11 +260,21 @@ function rowsOf(
 
 const isOurs = (spec: PeerSpec | OursSpec): spec is OursSpec => "ours" in spec;
 
-/** Everybody in turn, again and again; the first turn decides how often each repeats in one, and does not count. */
-async function takeTurns(all: readonly Contestant[], wanted: number | undefined, signal: AbortSignal): Promise<void> {
+/** Everybody in turn, again and again. @returns the rounds that count, each with everybody's answer. */
+async function takeTurns(
+  all: readonly Contestant[],
+  wanted: number | undefined,
+  signal: AbortSignal,
+): Promise<Round[]> {
   const turn = async (one: Contestant) => {
     await setTimeout(pauseMs, undefined, { signal });
-    return one.measured.measure(one.repetitions, signal);
+    const before = busySeconds();
+    const started = performance.now();
+    const answer = await one.measured.measure(one.repetitions, signal);
+    const coreSeconds = ((performance.now() - started) / 1000) * cpus().length;
+    const others = (busySeconds() - before - (answer.cpu - one.cpu)) / coreSeconds;
+    one.cpu = answer.cpu;
+    return { ...answer, others: Math.max(0, Math.min(1, others)) };
   };
   let roundSeconds = 0;
   for (const one of all) {
@@ -245,8 +285,20 @@ async function takeTurns(all: readonly Contestant[], wanted: number | undefined,
       if (attempt === 1) roundSeconds += seconds * one.repetitions + pauseMs / 1000;
     }
   }
-  const rounds = wanted ?? Math.max(leastRounds, Math.min(mostRounds, Math.floor(budgetSeconds / roundSeconds)));
-  for (let round = 0; round < rounds; round++) for (const one of all) one.answers.push(await turn(one));
+  const count = wanted ?? Math.max(leastRounds, Math.min(mostRounds, Math.floor(budgetSeconds / roundSeconds)));
+  const rounds: Round[] = [];
+  // Rounds in which other processes had the cores are made again, and count only where there are no better ones.
+  while (rounds.filter(({ others }) => others < quiet).length < count && rounds.length < mostAttempts * count) {
+    const turns: Turn[] = [];
+    for (const one of all) turns.push(await turn(one));
+    rounds.push({ turns, others: Math.max(...turns.map(({ others }) => others)) });
+  }
+  return rounds.sort((a, b) => a.others - b.others).slice(0, count);
+}
+
+/** Processor time that all processes together have used. */
+function busySeconds(): number {
+  return cpus().reduce((sum, { times }) => sum + times.user + times.nice + times.sys + times.irq, 0) / 1000;
 }
 
 function median(list: readonly number[]): number {
@@ -255,8 +307,8 @@ function median(list: readonly number[]): number {
   return sorted.length % 2 === 1 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2;
 }
 
-const titles = ["name", "ours", "peer", "unit", "ratio", "share", "spread", "memory", "peer's name"] as const;
-const widths = [26, 9, 9, 7, 6, 6, 11, 18, 0] as const;
+const titles = ["name", "ours", "peer", "unit", "ratio", "share", "spread", "others", "memory", "peer's name"] as const;
+const widths = [26, 9, 9, 7, 6, 6, 7, 7, 18, 0] as const;
 
 /** Prints rows as they come. */
 class Report {
@@ -269,7 +321,7 @@ class Report {
 
   #line(cells: readonly string[], paint = (text: string) => text): void {
     const padded = cells.map((cell, at) =>
-      at === 0 || at === 8 ? cell.padEnd(widths[at]) : cell.padStart(widths[at]!),
+      at === 0 || at === titles.length - 1 ? cell.padEnd(widths[at]!) : cell.padStart(widths[at]!),
     );
     print(paint(padded.map(clean).join(" ").trimEnd()));
   }
@@ -290,6 +342,7 @@ class Report {
       row.ratio === null ? "-" : row.ratio.toFixed(2),
       row.share === null ? "-" : percent(row.share),
       `±${percent(spread)}`,
+      percent(row.others),
       formatBytes(row.memory) + memory,
       row.peer === null && row.peerName !== null ? `${row.peerName} not installed` : (row.peerName ?? ""),
     ]);

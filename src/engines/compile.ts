@@ -44,6 +44,8 @@ export interface CompileOptions {
   readonly precision?: "fp16" | "fp32";
   /** Refuses a graph that this chip cannot run, with the operator and the remedy; stages on other engines are left out. */
   readonly chip?: ChipName;
+  /** Times every step of the runs, for `report()`. */
+  readonly profile?: boolean;
   readonly signal?: AbortSignal;
   readonly name?: string;
 }
@@ -251,7 +253,8 @@ export class CompiledProgram<K extends string = string, O extends Tensors = Tens
   }
 
   report(): ProgramReport {
-    return reportPlan(this.plan, this.state.use.engine.name);
+    const compiled = this.#stages.map(({ executable }) => executable.report?.());
+    return reportPlan(this.plan, this.state.use.engine.name, compiled);
   }
 
   dispose(): void {
@@ -333,7 +336,7 @@ async function compileGraph(
   options: CompileOptions,
   expected: readonly string[] = [],
 ): Promise<CompiledProgram> {
-  const { engine = "auto", update, stages, state, precision, chip, signal, name } = options;
+  const { engine = "auto", update, stages, state, precision, chip, profile = false, signal, name } = options;
   aborted("compile", signal);
   if (precision !== undefined && precision !== "fp16" && precision !== "fp32") {
     throw new ConfigError("compile", `precision "${String(precision)}" is none of fp16, fp32`);
@@ -369,7 +372,7 @@ async function compileGraph(
       aborted("compile", signal);
       let engineOfStage = on === undefined || on === use.engine.name ? use.engine : others.get(on);
       if (engineOfStage === undefined) others.set(on!, (engineOfStage = await openEngine(parseEngine(on!))));
-      executables.push(await engineOfStage.load(program, { inPlace: overwrites(program, buffers) }));
+      executables.push(await engineOfStage.load(program, { inPlace: overwrites(program, buffers), profile }));
     }
     const slots = new Map<string, { readonly slot: StateSlot; readonly next: boolean }>();
     for (const { parameter, buffer, next, mode } of plan.states) {

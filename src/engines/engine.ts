@@ -24,6 +24,8 @@ export interface Buffer extends Disposable {
 export interface Executable extends Disposable {
   readonly program: Program;
   bind(buffers: ReadonlyMap<string, Buffer>): Binding;
+  /** What was compiled, for engines that plan. */
+  report?(): ExecutableReport;
 }
 
 /** A program with its buffers, ready to run; bindings end with their executable. */
@@ -38,6 +40,32 @@ export interface Binding {
 export interface LoadOptions {
   /** Outputs that will be bound to the buffer of an input, by name; the verifier of `ir/plan.ts` allowed it. */
   readonly inPlace?: ReadonlyMap<string, string>;
+  /** Times every step of the runs. */
+  readonly profile?: boolean;
+}
+
+/** One step of a loaded program. */
+export interface StepReport {
+  /** What kind of code runs; `reference` for an operator that the engine has no code for. */
+  readonly name: string;
+  /** The operators or shapes in it. */
+  readonly what: string;
+  readonly tasks: number;
+  readonly bytes: number;
+  readonly flops: number;
+  /** Time in the last run, where it was profiled. */
+  readonly ms?: number;
+}
+
+/** What an engine made of a program. */
+export interface ExecutableReport {
+  readonly steps: readonly StepReport[];
+  /** Memory for values between steps. */
+  readonly arenaBytes: number;
+  /** Memory for constants, packed ones included. */
+  readonly constantBytes: number;
+  /** Machine code. */
+  readonly codeBytes: number;
 }
 
 export interface Engine extends Disposable {

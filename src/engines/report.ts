@@ -5,7 +5,7 @@ import type { Aval } from "../core/shape.ts";
 import { sizeOf } from "../core/shape.ts";
 import type { Plan, UpdateMode } from "../ir/plan.ts";
 import { instructionOperands, type Program } from "../ir/program.ts";
-import type { EngineName } from "./engine.ts";
+import type { EngineName, ExecutableReport } from "./engine.ts";
 
 export interface StageReport {
   readonly name: string;
@@ -16,6 +16,8 @@ export interface StageReport {
   readonly constantBytes: number;
   /** Multiply-adds count as two; operators without products count one per result element. */
   readonly flops: number;
+  /** What the engine made of the stage, for engines that plan: steps, their times where they were profiled, memory. */
+  readonly compiled?: ExecutableReport;
 }
 
 export interface ProgramReport {
@@ -50,15 +52,20 @@ export function countOperators(program: Program): Record<string, number> {
   return Object.fromEntries([...counts].sort((a, b) => b[1] - a[1] || a[0].localeCompare(b[0])));
 }
 
-export function reportPlan(plan: Plan, engine: EngineName): ProgramReport {
+export function reportPlan(
+  plan: Plan,
+  engine: EngineName,
+  compiled: readonly (ExecutableReport | undefined)[] = [],
+): ProgramReport {
   return {
-    stages: plan.stages.map((stage) => ({
+    stages: plan.stages.map((stage, at) => ({
       name: stage.name,
       engine: (stage.on as EngineName | undefined) ?? engine,
       instructions: stage.program.instructions.length,
       operators: countOperators(stage.program),
       constantBytes: stage.program.constants.reduce((sum, { value }) => sum + bytesOf(stage.program.values[value]!), 0),
       flops: flopsOf(stage.program),
+      ...(compiled[at] !== undefined && { compiled: compiled[at] }),
     })),
     bufferBytes: [...plan.buffers.values()].reduce((sum, aval) => sum + bytesOf(aval), 0),
     states: plan.states.map(({ parameter, buffer, mode }) => ({

@@ -197,7 +197,7 @@ function withEpsilon(
     vjp: ({ x }, { epsilon }, context) => ({ x: () => vjp(epsilon === 0 ? x : x.add(epsilon), context) }),
     kernel: ({ x }, { epsilon }, [out]) => map((value) => f(value + epsilon))({ x }, undefined, [out]),
     native: (n, { x }, { epsilon }, [out]) =>
-      n.map(out.dtype, [x], (v, lane) => lanes(v, epsilon === 0 ? lane! : v.add(lane!, v.f(epsilon)))),
+      n.map(out.dtype, [x], (v, lane) => lanes(v, v.add(lane!, v.f(epsilon)))),
   });
 }
 export const log = withEpsilon(
@@ -519,7 +519,8 @@ export const cast = defineOp({
       map((v) => Math.max(-(2 ** 31), Math.min(2 ** 31 - 1, Math.trunc(v) || 0)))({ x }, undefined, [out]);
     else map((v) => v)({ x }, undefined, [out]);
   },
-  native: (n, { x }, _attrs, [out]) => n.map(out.dtype, [x], (v, lane) => convert(v, lane!, out.dtype)),
+  native: (n, { x }, _attrs, [out]) =>
+    x.dtype === out.dtype ? x : n.map(out.dtype, [x], (v, lane) => convert(v, lane!, out.dtype)),
   nativeExact: true,
   support: (_chip, { x }, { dtype }) =>
     (isFloat(x.dtype) || x.dtype === "bool") && (isFloat(dtype as Aval["dtype"]) || dtype === "bool")
@@ -536,7 +537,7 @@ export const identity = defineOp({
   infer: ({ x }) => x,
   vjp: (_inputs, _attrs, { g }) => ({ x: () => g }),
   kernel: map((x) => x),
-  native: (n, { x }, _attrs, [out]) => n.map(out.dtype, [x], (_v, lane) => lane!),
+  native: (_n, { x }) => x,
   nativeExact: true,
 });
 

@@ -45,6 +45,12 @@ export interface TrainingGraphs {
 /** Largest magnitude that counts as finite: infinity, and what fp32 keeps beyond fp16, do not. */
 const finiteLimit = { fp16: float16Max, fp32: 3e38 } as const;
 
+/**
+ * Largest gradient that the optimizer may get. In fp32 its square is finite, so what it updates by finite rates is too; fp16 results are looked at
+ * themselves.
+ */
+const gradientLimit = { fp16: float16Max, fp32: 1e18 } as const;
+
 /** State of one parameter. */
 interface Trained {
   readonly name: string;
@@ -116,14 +122,12 @@ export function buildTraining(spec: StepSpec): TrainingGraphs {
   }
   // A step counts if nothing overflowed: not the derivatives, not their sums over micro-steps, not what the optimizer gets, not what comes out of
   // it. In a mixed policy the magnitudes cross from the fp16 stage to the fp32 stage.
-  const within = (magnitude: Tensor) =>
-    magnitude.less(finiteLimit[magnitude.dtype as "fp16" | "fp32"]).cast(policy.moments);
-  const magnitudes = [peak, sumsPeak, sumsPeak.mul(factor)];
-  for (const dtype of ["fp16", "fp32"] as const) {
-    const results = [...replaced.values()].filter((tensor) => tensor.dtype === dtype);
-    if (results.length > 0) magnitudes.push(peakOf(results));
-  }
-  const applied = magnitudes.map(within).reduce((all, each) => all.mul(each));
+  const within = (magnitude: Tensor, limits: typeof finiteLimit | typeof gradientLimit) =>
+    magnitude.less(limits[magnitude.dtype as "fp16" | "fp32"]).cast(policy.moments);
+  const magnitudes = [within(peak, finiteLimit), within(sumsPeak, finiteLimit), within(sumsPeak.mul(factor), gradientLimit)];
+  const narrow = [...replaced.values()].filter((tensor) => tensor.dtype === "fp16");
+  if (narrow.length > 0) magnitudes.push(within(peakOf(narrow), finiteLimit));
+  const applied = magnitudes.reduce((all, each) => all.mul(each));
   const finite = applied.greater(0.5);
   const update = new Map<Tensor, Tensor>([...replaced].map(([old, next]) => [old, finite.select(next, old)]));
   // Sums start again whether the step counted or not.

@@ -106,8 +106,8 @@ export function interpret(root: Node, operands: readonly Float32Array[]): Float3
   return root.type === "f32" ? result.f32 : Float32Array.from(result.i32);
 }
 
-function evaluate(node: Node, size: number, operands: readonly Float32Array[], valueOf: (node: Node) => Bits): Bits {
-  if (node.kind === "bits") return valueOf(node.of);
+function evaluate(node: Node, size: number, operands: readonly Float32Array[], bitsOf: (node: Node) => Bits): Bits {
+  if (node.kind === "bits") return bitsOf(node.of);
   const out = new Bits(size);
   if (node.kind === "constant") {
     out.i32.fill(node.bits);
@@ -117,7 +117,7 @@ function evaluate(node: Node, size: number, operands: readonly Float32Array[], v
     out.f32.set(operands[node.index]!);
     return out;
   }
-  const [a, b, c] = node.args.map(valueOf) as [Bits, Bits, Bits];
+  const [a, b, c] = node.args.map(bitsOf) as [Bits, Bits, Bits];
   const { op, count } = node;
   const each = (f: (i: number) => number) => {
     const target = node.type === "f32" ? out.f32 : out.i32;

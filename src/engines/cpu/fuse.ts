@@ -63,6 +63,9 @@ class Bits {
   add(bit: number): void {
     this.words[bit >> 5]! |= 1 << (bit & 31);
   }
+  remove(bit: number): void {
+    this.words[bit >> 5]! &= ~(1 << (bit & 31));
+  }
   /** Adds all of another set; true if that changed anything. */
   join(other: Bits): boolean {
     let changed = 0;
@@ -240,6 +243,8 @@ class Fuser {
       if ([...sources].some((other) => other !== group && this.#ancestors[other.index]!.has(group.index))) continue;
       this.#join(array, group, dims, columns);
       this.#depend(group, sources);
+      // What computes the other operands may now be the same loop.
+      for (const other of candidates) if (other !== group && other.members.length > 0) this.#merge(group, other);
       return;
     }
     const group = this.#new("loop", [array], dims, columns);
@@ -299,7 +304,7 @@ class Fuser {
     return touched.size;
   }
 
-  /** Joins independent loops over the same extents that read the same arrays: the arrays pass through the cache once. */
+  /** Joins loops over the same extents that read the same arrays: the arrays pass through the cache once. */
   #mergeNeighbours(): void {
     const readers = new Map<Arr, Group[]>();
     for (const group of this.#groups) {
@@ -312,34 +317,81 @@ class Fuser {
         known.push(group);
       }
     }
-    const gone = new Set<Group>();
-    for (const groups of readers.values()) {
+    for (const [read, groups] of readers) {
       for (let i = 0; i < groups.length; i++) {
         for (let j = i + 1; j < groups.length; j++) {
-          const [a, b] = [groups[i]!, groups[j]!];
-          if (a === b || gone.has(a) || gone.has(b) || !this.#mergeable(a, b)) continue;
-          a.dims = refine(a.dims, b.dims)!;
-          a.columns ||= b.columns;
-          a.members = [...a.members, ...b.members].sort((x, y) => x.id - y.id);
-          for (const member of b.members) this.#groupOf.set(member, a);
-          b.members = [];
-          gone.add(b);
-          for (const ancestors of this.#ancestors) if (ancestors.has(b.index)) ancestors.add(a.index);
-          this.#depend(a, [b]);
+          if (groups[i] !== groups[j] && groups[i]!.members.length > 0 && groups[j]!.members.length > 0)
+            this.#merge(groups[i]!, groups[j]!);
         }
       }
+      // Or into the loop that makes the array.
+      const maker = this.#groupOf.get(read);
+      if (maker?.kind !== "loop") continue;
+      for (const group of groups) if (group !== maker && group.members.length > 0) this.#merge(maker, group);
     }
   }
 
-  #mergeable(a: Group, b: Group): boolean {
-    if (this.#ancestors[a.index]!.has(b.index) || this.#ancestors[b.index]!.has(a.index)) return false;
+  /** Makes two loops one where that is possible. */
+  #merge(a: Group, b: Group): boolean {
+    if (sizeOf(a.dims) < sizeOf(b.dims)) return this.#merge(b, a);
     if (a.columns > 0 && b.columns > 0 && a.columns !== b.columns) return false;
-    if (sizeOf(a.dims) !== sizeOf(b.dims)) return false;
-    const nest = refine(a.dims, b.dims);
     const columns = a.columns || b.columns;
-    if (nest === undefined || (columns > 0 && rowDims(nest, columns) === undefined)) return false;
-    const touched = new Set([...a.members, ...b.members].flatMap((member) => [member, ...operandsOf(member).map(rootOf)]));
-    return touched.size <= operandLimit;
+    const size = sizeOf(a.dims);
+    let dims: number[] | undefined;
+    if (sizeOf(b.dims) === size) dims = refine(a.dims, b.dims);
+    else if (b.columns === 0 && a.columns > 0 && sizeOf(b.dims) * a.columns === size) {
+      // b has one value for every row of a.
+      const rows = rowDims(a.dims, a.columns);
+      const refined = rows && refine(rows, b.dims);
+      dims = refined && [...refined, ...a.dims.slice(rows!.length)];
+    }
+    if (dims === undefined || (columns > 0 && rowDims(dims, columns) === undefined)) return false;
+    const own = this.#ancestors[a.index]!;
+    const other = this.#ancestors[b.index]!;
+    // A third group between the two would have to run in the middle of the loop.
+    for (const [between, ancestors] of this.#ancestors.entries()) {
+      if (between === a.index || between === b.index) continue;
+      if ((other.has(between) && ancestors.has(a.index)) || (own.has(between) && ancestors.has(b.index))) return false;
+    }
+    const members = [...a.members, ...b.members];
+    const touched = new Set(members.flatMap((member) => [member, ...operandsOf(member).map(rootOf)]));
+    const outside = [...touched].filter((array) => {
+      const group = this.#groupOf.get(array);
+      if (group !== a && group !== b) return true;
+      return this.#outputs.has(array) || this.#uses.get(array)?.some((use) => ![a, b].includes(this.#groupOf.get(use)!));
+    });
+    if (outside.length > operandLimit && size > 1) return false;
+    const merged: Group = { ...a, dims, columns, members: members.sort((x, y) => x.id - y.id) };
+    const isRow = (array: Arr) => columns > 0 && (array.source.kind === "reduce" || array.size < size);
+    const fits = merged.members.every((member) => {
+      const reads = member.source.kind === "reduce" ? [member.source.x] : operandsOf(member);
+      const domain = sizeOf(domainOf(member));
+      return reads.every((operand) => {
+        const root = rootOf(operand);
+        const group = this.#groupOf.get(root);
+        if (group !== a && group !== b) return true;
+        if (domain < size) {
+          const rows = rowDims(dims, columns)!;
+          return isRow(root) && this.#relation(expand(operand, member), rows, 0) === "same";
+        }
+        return this.#relation(expand(operand, member), dims, columns) === (isRow(root) ? "row" : "same");
+      });
+    });
+    if (!fits) return false;
+    a.dims = dims;
+    a.columns = columns;
+    a.members = merged.members;
+    for (const member of b.members) this.#groupOf.set(member, a);
+    b.members = [];
+    own.join(other);
+    own.remove(a.index);
+    own.remove(b.index);
+    for (const ancestors of this.#ancestors) {
+      if (ancestors === own || !(ancestors.has(a.index) || ancestors.has(b.index))) continue;
+      ancestors.add(a.index);
+      ancestors.join(own);
+    }
+    return true;
   }
 
   #finish(): Fused {
@@ -417,9 +469,14 @@ export function rowDims(dims: readonly number[], columns: number): number[] | un
   return product === columns ? dims.slice(0, axis) : undefined;
 }
 
+/** The shape that a member's loop runs over. */
+export function domainOf(array: Arr): Shape {
+  return array.source.kind === "reduce" ? array.source.x.shape : array.shape;
+}
+
 /** The operand as it is broadcast against the array that reads it. */
 export function expand(operand: Arr, reader: Arr): Arr {
-  const domain = reader.source.kind === "reduce" ? reader.source.x.shape : reader.shape;
+  const domain = domainOf(reader);
   const same = operand.shape.length === domain.length && operand.shape.every((extent, axis) => extent === domain[axis]);
   if (same || reader.source.kind !== "map") return operand;
   return new Arr(-1, operand.dtype, domain, { kind: "view", of: operand, view: { kind: "broadcast" } });

@@ -62,8 +62,11 @@ export class Arr implements NativeArray {
   readonly dtype: DType;
   readonly shape: Shape;
   source: Source;
+  /** The operator that it is a part of. */
+  readonly operator: string;
 
-  constructor(id: number, dtype: DType, shape: Shape, source: Source) {
+  constructor(id: number, dtype: DType, shape: Shape, source: Source, operator = "") {
+    this.operator = operator;
     this.id = id;
     this.dtype = dtype;
     this.shape = shape;
@@ -110,9 +113,19 @@ export interface Graph {
 const longRow = 65536;
 const rowLimit = 32768;
 
-/** A divisor of `size` close below `rowLimit`, at least 1024; undefined if there is none. */
-function rowOf(size: number): number | undefined {
-  for (let row = Math.min(rowLimit, size); row >= 1024; row--) if (size % row === 0) return row;
+/**
+ * Length of the first level's rows over these extents: the last ones that make a row of useful length, which other loops over the array have as
+ * rows, too; else a divisor close below the limit; undefined if there is none.
+ */
+function rowOf(extents: readonly number[]): number | undefined {
+  let row = 1;
+  for (const extent of [...extents].reverse()) {
+    if (row >= 256) break;
+    row *= extent;
+  }
+  const size = sizeOf(extents);
+  if (row >= 256 && row <= longRow && size / row >= 8) return row;
+  for (row = Math.min(rowLimit, size); row >= 1024; row--) if (size % row === 0) return row;
   return undefined;
 }
 
@@ -125,7 +138,7 @@ class Builder implements Native<Arr> {
   }
 
   make(dtype: DType, shape: Shape, source: Source): Arr {
-    const made = new Arr(this.arrays.length, dtype, shape, source);
+    const made = new Arr(this.arrays.length, dtype, shape, source, this.operator);
     this.arrays.push(made);
     return made;
   }
@@ -165,7 +178,7 @@ class Builder implements Native<Arr> {
     const length = sizeOf(axes.map((axis) => x.shape[axis]!));
     const inner = sizeOf(x.shape.slice(axes.at(-1)! + 1));
     const outer = x.size / length / inner;
-    const row = inner === 1 && length > longRow && outer < 64 ? rowOf(length) : undefined;
+    const row = inner === 1 && length > longRow && outer < 64 ? rowOf(axes.map((axis) => x.shape[axis]!)) : undefined;
     if (row !== undefined) {
       const rows = this.reduce(fold, this.reshape(x, [outer, length / row, row]), [2]);
       return this.reshape(this.reduce(fold, this.reshape(rows, [outer, length / row]), [1]), shape);
@@ -224,6 +237,8 @@ class Builder implements Native<Arr> {
 
   /** Number of the instruction that is being lowered, for errors at run time. */
   instruction = 0;
+  /** Its operator, for reports. */
+  operator = "";
 
   gather(x: Arr, indices: Arr, axis: number): Arr {
     const shape = [...x.shape.slice(0, axis), ...indices.shape, ...x.shape.slice(axis + 1)];
@@ -233,6 +248,38 @@ class Builder implements Native<Arr> {
   scatter(data: Arr, indices: Arr, updates: Arr, axis: number, mode: "add" | "update"): Arr {
     return this.make(data.dtype, data.shape, { kind: "scatter", data, indices, updates, axis, mode, at: this.instruction });
   }
+}
+
+/** A sum of a value and of rows scattered over zeros. */
+interface ScatterInto {
+  readonly scatter: Instruction;
+  /** The value. */
+  readonly into: number;
+}
+
+/** Additions of a scatter over zeros that nobody else reads: they may scatter into the other operand instead (the derivative of an embedding that is also the output head). */
+function scattersIntoSums(program: Program): Map<number, ScatterInto> {
+  const zeros = new Set(program.constants.flatMap(({ value, data }) => (data.every((each) => each === 0) ? [value] : [])));
+  const uses = new Map<number, number>();
+  for (const { inputs } of program.instructions)
+    for (const value of inputs) uses.set(value, (uses.get(value) ?? 0) + 1);
+  for (const { value } of program.outputs) uses.set(value, (uses.get(value) ?? 0) + 1);
+  const candidates = new Map<number, Instruction>();
+  for (const instruction of program.instructions) {
+    const { op, attrs, inputs, results } = instruction;
+    const fits = op.name === "scatter" && attrs.mode === "add" && zeros.has(inputs[0]!) && uses.get(results[0]!) === 1;
+    if (fits) candidates.set(results[0]!, instruction);
+  }
+  const found = new Map<number, ScatterInto>();
+  for (const [at, { op, inputs, results }] of program.instructions.entries()) {
+    if (op.name !== "add") continue;
+    const side = candidates.has(inputs[0]!) ? 0 : candidates.has(inputs[1]!) ? 1 : undefined;
+    if (side === undefined) continue;
+    const into = inputs[1 - side]!;
+    if (sizeOf(program.values[into]!.shape) !== sizeOf(program.values[results[0]!]!.shape)) continue;
+    found.set(at, { scatter: candidates.get(inputs[side]!)!, into });
+  }
+  return found;
 }
 
 /** Translates a program. Strict rounding: every operator's fp16 results are rounded, and operators whose native form is not exact run as their plain kernels. */
@@ -250,9 +297,18 @@ export function buildGraph(program: Program, strict: boolean): Graph {
     const { dtype, shape } = program.values[value]!;
     values[value] = builder.make(dtype, shape, { kind: "constant", data });
   }
+  const merged = strict ? new Map<number, ScatterInto>() : scattersIntoSums(program);
   for (const [at, instruction] of program.instructions.entries()) {
     const { op, attrs, results } = instruction;
     builder.instruction = at;
+    builder.operator = op.name;
+    const sum = merged.get(at);
+    if (sum !== undefined) {
+      const { axis } = sum.scatter.attrs as { axis: number };
+      const [, indices, updates] = sum.scatter.inputs.map((value) => values[value]!) as [Arr, Arr, Arr];
+      values[results[0]!] = builder.scatter(values[sum.into]!, indices, updates, axis, "add");
+      continue;
+    }
     const avals = results.map((value) => program.values[value]!);
     const native = op.native !== undefined && (!strict || op.nativeExact === true);
     if (!native) {

@@ -13,7 +13,15 @@ import { packFloat16, unpackFloat16 } from "../../core/float16.ts";
 import { type Aval, type Shape, sizeOf } from "../../core/shape.ts";
 import type { Program } from "../../ir/program.ts";
 import { type KernelArray, operandsByName } from "../../ops/define.ts";
-import type { Binding, Buffer, Engine, Executable, LoadOptions } from "../engine.ts";
+import type {
+  Binding,
+  Buffer,
+  Engine,
+  Executable,
+  ExecutableReport,
+  LoadOptions,
+  StepReport,
+} from "../engine.ts";
 import { availableCores, type NativeCode, type NativeMemory, openSystem, type System } from "../os/index.ts";
 import { Job, type Step } from "./driver/job.ts";
 import { Team } from "./driver/team.ts";
@@ -76,13 +84,17 @@ class CpuExecutable implements Executable {
   readonly program: Program;
   readonly #engine: CpuEngine;
   readonly #inPlace: ReadonlyMap<string, string>;
+  readonly #profile: boolean;
   readonly #jobs = new Set<Job>();
+  /** Times of the last profiled run, in milliseconds, by step. */
+  #times: readonly number[] | undefined;
   #compiled: Compiled | undefined;
 
-  constructor(engine: CpuEngine, program: Program, inPlace: ReadonlyMap<string, string>) {
+  constructor(engine: CpuEngine, program: Program, { inPlace = new Map(), profile = false }: LoadOptions) {
     this.program = program;
     this.#engine = engine;
     this.#inPlace = inPlace;
+    this.#profile = profile;
     const { system, isa, threads, strict } = engine;
     const plan = planProgram(program, { isa, threads, strict, inPlace });
     const asm = new X64();
@@ -112,9 +124,18 @@ class CpuExecutable implements Executable {
     }
   }
 
-  /** The plan, for reports and tests. */
-  get plan(): Plan {
-    return this.#alive().plan;
+  report(): ExecutableReport {
+    const { plan, code } = this.#alive();
+    const steps = plan.steps.map((step, at): StepReport => {
+      const ms = this.#times?.[at];
+      const times = ms === undefined ? {} : { ms };
+      if (step.kind === "reference")
+        return { name: "reference", what: step.name, tasks: 1, bytes: 0, flops: 0, ...times };
+      const { name, parts, tasks, bytes, flops } = step;
+      return { name, what: parts, tasks, bytes, flops, ...times };
+    });
+    const { arenaBytes, constantBytes } = plan;
+    return { steps, arenaBytes, constantBytes, codeBytes: code?.size ?? 0 };
   }
 
   #alive(): Compiled {
@@ -196,7 +217,7 @@ class CpuExecutable implements Executable {
         bytes: 0,
       });
       const small = work.flops < smallWork.flops && work.bytes < smallWork.bytes;
-      const job = new Job(this.#engine.system, steps.map((step) => this.#step(step, buffers)), { small });
+      const job = new Job(this.#engine.system, steps.map((step) => this.#step(step, buffers)), { small, profile: this.#profile });
       this.#jobs.add(job);
       parts.push(job);
       steps = [];
@@ -213,12 +234,15 @@ class CpuExecutable implements Executable {
     return {
       runSync: () => {
         this.#alive();
+        const started = performance.now();
         for (const part of parts) {
           if (typeof part === "function") part();
           else if (team.runSync(part) !== "done") throw this.#failure(part);
         }
+        if (this.#profile) this.#time(parts, performance.now() - started);
       },
       run: async (signal) => {
+        const started = performance.now();
         for (const part of parts) {
           this.#alive();
           if (signal?.aborted) throw new AbortedError("run", signal);
@@ -231,8 +255,17 @@ class CpuExecutable implements Executable {
           }
         }
         this.#alive();
+        if (this.#profile) this.#time(parts, performance.now() - started);
       },
     };
+  }
+
+  /** Turns time stamps into milliseconds: all steps together took about as long as the run. */
+  #time(parts: readonly (Job | (() => void))[], ms: number): void {
+    const ticks = parts.flatMap((part) => (part instanceof Job ? part.ticks.map(({ start, end }) => end - start) : [0]));
+    const jobs = parts.filter((part) => part instanceof Job).map((part) => part.ticks);
+    const span = jobs.reduce((sum, each) => sum + (each.at(-1)!.end - each[0]!.start), 0);
+    this.#times = ticks.map((each) => (span === 0 ? 0 : (each * ms) / span));
   }
 
   /** The error that a kernel reported. */
@@ -278,8 +311,8 @@ class CpuEngine implements Engine {
     return new CpuBuffer(this.system, aval, this.#tight);
   }
 
-  async load(program: Program, { inPlace = new Map() }: LoadOptions = {}): Promise<Executable> {
-    return new CpuExecutable(this, program, inPlace);
+  async load(program: Program, options: LoadOptions = {}): Promise<Executable> {
+    return new CpuExecutable(this, program, options);
   }
 
   [Symbol.dispose](): void {

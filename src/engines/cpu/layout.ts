@@ -64,7 +64,7 @@ export function layOut(graph: Graph): { graph: Graph; layout: Layout } {
   for (const array of graph.arrays) {
     if (array.source.kind === "view" && accessOf(array, layout.stridesOf) === undefined) {
       const { of, view } = array.source;
-      const copy = new Arr(++lastId, of.dtype, of.shape, { kind: "map", operands: [of], f: (_v, lanes) => lanes[0]! });
+      const copy = new Arr(++lastId, of.dtype, of.shape, { kind: "map", operands: [of], f: (_v, lanes) => lanes[0]! }, "copy");
       array.source = { kind: "view", of: copy, view };
       arrays.push(copy);
     }

@@ -80,7 +80,7 @@ const cases = {
   log1p: {
     reference: Math.log1p,
     dense: [-1, 20],
-    bound: 1.5,
+    bound: 1.6,
     direction: 1,
     edges: [...keepsZero, ...keepsTiny, [-1, -inf], [inf, inf], [-inf, nan], [-1.0000001, nan], [-2, nan]],
   },
@@ -101,7 +101,7 @@ const cases = {
   erf: {
     reference: erf,
     dense: [-4.5, 4.5],
-    bound: 1.6,
+    bound: 1.5,
     direction: 1,
     edges: [[0, 0], [-0, -0], [nan, nan], [inf, 1], [-inf, -1], [4, 1], [smallest, smallest], [-largest, -1]],
   },
@@ -138,7 +138,7 @@ const cases = {
     dense: [-1, 1],
     bound: 1.5,
     direction: -1,
-    edges: [[1, 0], [-1, 3.1415927], [0, 1.5707964], [nan, nan], [1.0000001, nan], [-1.0000001, nan], [inf, nan]],
+    edges: [[1, 0], [-1, Math.PI], [0, 1.5707964], [nan, nan], [1.0000001, nan], [-1.0000001, nan], [inf, nan]],
   },
   atan: {
     reference: Math.atan,
@@ -254,12 +254,11 @@ describe.each(unary)("%s", (name) => {
   test("gives the nearest fp16 numbers but for ties", () => {
     const x = float16s.filter(inside);
     const results = run(name, x);
-    let wrong = 0;
-    for (const [i, result] of results.entries()) {
-      const exact = it.reference(x[i]!);
-      expect(error(result, exact), `${name}(${x[i]}) is ${result}`).toBeLessThanOrEqual(it.bound);
-      if (!Object.is(roundFloat16(result), roundFloat16(exact))) wrong++;
-    }
+    const { max, at } = figures(results, (i) => it.reference(x[i]!));
+    expect(max, `${name}(${x[at]}) is ${results[at]}`).toBeLessThanOrEqual(it.bound);
+    const wrong = x.filter(
+      (value, i) => !Object.is(roundFloat16(results[i]!), roundFloat16(it.reference(value))),
+    ).length;
     expect(wrong).toBeLessThanOrEqual(40); // of 65536: where the exact result lies within the error of a tie
     found.set(name, `${found.get(name) ?? ""} ${wrong} |`);
   });
@@ -268,13 +267,13 @@ describe.each(unary)("%s", (name) => {
     test("is monotonic over fp16", () => {
       const sorted = float16s.filter((x) => inside(x) && !Number.isNaN(it.reference(x))).sort();
       const results = run(name, sorted);
-      for (let i = 1; i < results.length; i++) {
-        expect((results[i]! - results[i - 1]! || 0) * it.direction!, `at ${sorted[i]}`).toBeGreaterThanOrEqual(0);
-      }
+      const turns = sorted.filter((_, i) => i > 0 && (results[i]! - results[i - 1]!) * it.direction! < 0);
+      expect([...turns]).toEqual([]);
     });
   }
 });
 
+const maximum = (values: Float32Array) => values.reduce((a, b) => Math.max(a, b));
 /** The `count` fp32 numbers around x. */
 const around = (x: number, count = 2000) =>
   Float32Array.from({ length: count }, (_, i) => bitsFloat(floatBits(x) + i - count / 2));
@@ -287,21 +286,18 @@ test.each([
   ["cos", [Math.PI, 1000 * Math.PI]],
 ] as const)("%s stays within -1 and 1", (name, centres) => {
   for (const centre of centres) {
-    for (const result of run(name, around(centre))) expect(Math.abs(result)).toBeLessThanOrEqual(1);
+    expect(maximum(run(name, around(centre)).map(Math.abs))).toBeLessThanOrEqual(1);
   }
 });
 
 test("large arguments keep sin and cos within 2^-23 up to 6.5e6, tan within 2^-12; beyond they count as 0", () => {
   const x = Float32Array.from({ length: samples }, (_, i) => 1e5 + ((6.5e6 - 1e5 - 1) * i) / samples);
   for (const name of ["sin", "cos"] as const) {
-    for (const [i, result] of run(name, x).entries()) {
-      expect(Math.abs(result - cases[name].reference(x[i]!))).toBeLessThanOrEqual(2 ** -23);
-    }
+    const errors = run(name, x).map((result, i) => Math.abs(result - cases[name].reference(x[i]!)));
+    expect(maximum(errors)).toBeLessThanOrEqual(2 ** -23);
   }
-  for (const [i, result] of run("tan", x).entries()) {
-    const exact = Math.tan(x[i]!);
-    expect(Math.abs(result - exact) / Math.abs(exact), `tan(${x[i]})`).toBeLessThanOrEqual(2 ** -12);
-  }
+  const errors = run("tan", x).map((result, i) => Math.abs(result / Math.tan(x[i]!) - 1));
+  expect(maximum(errors)).toBeLessThanOrEqual(2 ** -12);
   const far = Float32Array.of(6.5e6, 1e9, -1e20, largest);
   expect([...run("sin", far)].map(Math.abs)).toEqual([0, 0, 0, 0]);
   expect([...run("cos", far)]).toEqual([1, 1, 1, 1]);
@@ -344,13 +340,22 @@ describe("pow", () => {
     const { x, y } = pairs();
     const { max, mean, at } = figures(run("pow", x, y), (i) => x[i]! ** y[i]!);
     expect(max, `at ${x[at]} ** ${y[at]}`).toBeLessThanOrEqual(1.5);
-    found.set("pow", `| \`pow\` | ${operationCount(graph("pow"))} | ${max.toFixed(2)} | ${mean.toFixed(3)} | |`);
+    found.set("pow", `| \`pow\` | ${operationCount(graph("pow"))} | ${max.toFixed(2)} | ${mean.toFixed(3)} | - |`);
   });
 });
 
-test.runIf(usual)("docs/numerics.md states what the tests above find", () => {
+test("docs/numerics.md states what the tests above find", ({ skip }) => {
+  skip(!usual, "the figures are those of the usual number of samples");
   const text = readFileSync(new URL("../../../docs/numerics.md", import.meta.url), "utf8");
-  for (const row of found.values()) expect(text).toContain(row);
+  const nameOf = (line: string) => /^\| `(\w+)`/.exec(line)?.[1] ?? "";
+  const rows = text.split("\n").filter((line) => found.has(nameOf(line)));
+  const stated = rows.map((row) => `${row.split("|", 6).join("|")}|`);
+  expect(stated).toEqual([...found.values()]);
+  for (const row of rows) {
+    const [, , , max, , , everywhere] = row.split("|").map((cell) => Number.parseFloat(cell));
+    expect(everywhere, row).toBeGreaterThanOrEqual(max!);
+    if (nameOf(row) !== "pow") expect(everywhere, row).toBeLessThanOrEqual(cases[nameOf(row) as Unary].bound);
+  }
   expect(found.size).toBe(unary.length + 1);
 });
 
@@ -370,7 +375,7 @@ describe("the interpreter's fma", () => {
     let kept = magnitude >> drop;
     if (rest > 1n << (drop - 1n) || (rest === 1n << (drop - 1n) && kept & 1n)) kept++;
     const value = Number(kept) * 2 ** (Number(drop) - 298);
-    return Math.fround(n < 0n ? -value : value);
+    return Math.fround(n < 0n ? -value : value) + 0; // +0
   }
 
   test("rounds once", () => {
@@ -382,7 +387,7 @@ describe("the interpreter's fma", () => {
       const c = i % 3 === 0 ? Math.fround(-a * b) : bitsFloat((random() & 0x807fffff) | ((60 + (i % 90)) << 23));
       const scale = i % 7 === 0 ? 2 ** -126 : 1;
       const [x, z] = [Math.fround(a * scale), Math.fround(c * scale)];
-      expect(fmaFloat32(x, b, z)).toBe(nearest(units(x) * units(b) + (units(z) << 149n)) || 0);
+      expect(fmaFloat32(x, b, z) + 0, `${x} ${b} ${z}`).toBe(nearest(units(x) * units(b) + (units(z) << 149n)));
     }
     // 1 + 2^-24 is a tie, to even; 2^-100 more is not.
     expect(fmaFloat32(2 ** -12, 2 ** -12, 1)).toBe(1);

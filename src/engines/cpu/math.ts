@@ -6,9 +6,11 @@ import type { Lane } from "../../ops/vector.ts";
 import { type Node, Primitives } from "./expression.ts";
 
 const log2e = 1 / Math.LN2;
-// ln 2 and pi/2 as sums of fp32 numbers, each the nearest to what the ones before it leave.
+// As sums of fp32 numbers: ln 2 of the nearest ones, pi/2 of the nearest ones below, so that all are positive and 0 times them keeps x = -0.
 const ln2 = [Math.fround(Math.LN2), -1.9046542e-9] as const;
-const halfPi = [1.5707964, -4.371139e-8, -1.7151245e-15] as const;
+const halfPi = [1.5707963, 7.5497894e-8, 5.390303e-15] as const;
+
+const nearestHalfPi = [1.5707964, -4.371139e-8] as const;
 
 /** Adding it to x, |x| < 2^22, leaves the nearest integer in the low bits of the sum; plus `bias` there, the exponent of a power of two. */
 const rounder = (bias: number) => 1.5 * 2 ** 23 + bias;
@@ -30,10 +32,10 @@ const exp2Tail = [ln2[0], 0.24022645, 0.055503584, 0.00961883, 0.0013391493, 0.0
 const logTail = [
   -0.5, 0.3333321, -0.24999824, 0.20010714, -0.16679384, 0.14001618, -0.12198626, 0.14002794, -0.12832257,
 ];
-/** -log(erfc(a)) / a - 1 for 0 < a < 4, weighted by what an error does to erf: 2^-29.9. */
+/** -log(erfc(a)) / a - 1 for 0 < a < 4, weighted by what an error does to erf: 2^-27.7. */
 const erfTail = [
-  0.12837917, 0.63661987, 0.102771096, -0.019117933, -0.0002500924, 0.0017926784, -0.0007337677, 0.00016375304,
-  -0.000020343508, 0.0000010844484,
+  0.12837917, 0.63661957, 0.102776304, -0.019147819, -0.0001695277, 0.0016757182, -0.0006373926, 0.00011886883,
+  -0.00000938829,
 ];
 // The odd functions below: (f(r) / r - 1) / r^2 by powers of r^2.
 /** |r| < 0.55: 2^-29.7. */
@@ -95,7 +97,7 @@ export class Expressions extends Primitives {
     return this.fma(this.fma(z, this.#polynomial(z, tail), this.f(0)), r, r); // + 0: where P < 0, -0 times -0 would make +0
   }
 
-  /** p(x - n) 2^n with results from subnormal to infinite: in two factors below 2^-64. `reduce` gives x's rest and its polynomial's value, doubled. */
+  /** p(x - n) 2^n with results from subnormal to infinite: in two factors where x < -64. `doubled` gives 2 p. */
   #scaled(x: Node, factor: number, doubled: (n: Node) => Node): Node {
     const low = this.lt(x, this.f(-64));
     const magic = this.select(low, this.f(rounder(126 + 92)), this.f(rounder(126)));
@@ -208,14 +210,15 @@ export class Expressions extends Primitives {
 
   erf = (lane: Lane): Node => {
     const x = lane as Node;
-    // erf a = 1 - e^-z with z = -log(erfc(a)), a smooth function.
+    // erf a = 1 - e^-z with z = -log(erfc(a)), a smooth function: a + w, kept apart against the rounding of their sum.
     const a = this.#atMost(4, this.abs(x));
-    const z = this.fma(a, this.#polynomial(a, erfTail), a);
+    const w = this.mul(a, this.#polynomial(a, erfTail));
     const magic = this.f(rounder(127));
-    const t = this.fma(z, this.f(-log2e), magic);
-    const r = this.fma(this.sub(t, magic), this.f(ln2[0]), z); // e^-z = 2^n e^-r
+    const t = this.fma(this.add(a, w), this.f(-log2e), magic);
+    const rest = this.fma(this.sub(t, magic), this.f(ln2[0]), a);
+    const r = this.add(rest, w); // e^-z = 2^n e^-r
     const tail = expm1Tail.map((c, power) => (power % 2 === 0 ? -c : c));
-    const series = this.fma(this.mul(r, this.#polynomial(r, tail)), r, r); // 1 - e^-r
+    const series = this.add(rest, this.fma(this.mul(r, this.#polynomial(r, tail)), r, w)); // 1 - e^-r
     const scale = this.#power(t);
     return this.#signOf(x, this.fma(scale, series, this.sub(this.f(1), scale)));
   };
@@ -244,7 +247,8 @@ export class Expressions extends Primitives {
   cos = (lane: Lane): Node => this.#circular(lane as Node, 1);
 
   tan = (lane: Lane): Node => {
-    const { bounded, n, t } = this.#quadrant(lane as Node, 0);
+    const x = lane as Node;
+    const { bounded, n, t } = this.#quadrant(x, 0);
     // Half a unit in the last place of the reduced argument is too much here: r + low, by the exact product and sum.
     const first = this.#reduce(bounded, n, halfPi.slice(0, 1));
     const product = this.mul(n, this.f(-halfPi[1]));
@@ -256,7 +260,8 @@ export class Expressions extends Primitives {
     const z = this.mul(r, r);
     const slope = this.fma(low, z, low); // low tan'(r)
     const p = this.add(this.fma(this.mul(z, this.#polynomial(z, tanTail)), r, slope), r);
-    return this.select(this.#isOdd(t), this.div(this.f(-1), p), p);
+    const value = this.select(this.#isOdd(t), this.div(this.f(-1), p), p);
+    return this.select(this.eq(x, this.f(0)), x, value); // -0
   };
 
   /** asin of |x|, or, beyond 1/2, of sqrt((1 - |x|) / 2), which is half of acos |x|; NaN beyond 1. */
@@ -271,14 +276,18 @@ export class Expressions extends Primitives {
   asin = (lane: Lane): Node => {
     const x = lane as Node;
     const { big, value } = this.#asinHalf(x);
-    const turned = this.add(this.fma(value, this.f(-2), this.f(halfPi[0])), this.f(halfPi[1]));
+    const turned = this.add(this.fma(value, this.f(-2), this.f(nearestHalfPi[0])), this.f(nearestHalfPi[1]));
     return this.#signOf(x, this.select(big, turned, value));
   };
 
   acos = (lane: Lane): Node => {
     const x = lane as Node;
     const { big, value } = this.#asinHalf(x);
-    const offset = this.select(big, this.select(this.lt(x, this.f(0)), this.f(Math.PI), this.f(0)), this.f(halfPi[0]));
+    const offset = this.select(
+      big,
+      this.select(this.lt(x, this.f(0)), this.f(Math.PI), this.f(0)),
+      this.f(nearestHalfPi[0]),
+    );
     return this.fma(this.#signOf(x, value), this.select(big, this.f(2), this.f(-1)), offset);
   };
 
@@ -287,7 +296,10 @@ export class Expressions extends Primitives {
     const a = this.abs(x);
     const big = this.lt(this.f(1), a);
     const p = this.#odd(this.select(big, this.div(this.f(1), a), a), atanTail);
-    return this.#signOf(x, this.select(big, this.add(this.sub(this.f(halfPi[0]), p), this.f(halfPi[1])), p));
+    return this.#signOf(
+      x,
+      this.select(big, this.add(this.sub(this.f(nearestHalfPi[0]), p), this.f(nearestHalfPi[1])), p),
+    );
   };
 
   /** sinh and cosh of |x| = n ln 2 + r from those of r and of n ln 2, without division or cancellation. */

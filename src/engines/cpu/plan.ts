@@ -6,7 +6,7 @@ import { float16Bits } from "../../core/float16.ts";
 import { sizeOf } from "../../core/shape.ts";
 import type { Program } from "../../ir/program.ts";
 import type { Node } from "./expression.ts";
-import { expand, type Fused, fuse, type Group, rootOf, rowDims } from "./fuse.ts";
+import { domainOf, expand, type Fused, fuse, type Group, rootOf, rowDims } from "./fuse.ts";
 import {
   type Access,
   accessOf,
@@ -428,7 +428,7 @@ class Planner {
         known = v.operand(-reductions.length, value.type);
       } else known = mapOf(array);
       lanes.set(array, known);
-      counts.set(array.source.kind, (counts.get(array.source.kind) ?? 0) + 1);
+      counts.set(array.operator, (counts.get(array.operator) ?? 0) + 1);
       return known;
     };
     for (const member of group.members) valueOf(member);
@@ -499,7 +499,7 @@ class Planner {
         else emitLoop(machine, spec);
       },
     };
-    this.#native(columnsKind ? "columns" : "loop", plan, places, parts);
+    this.#native(columnsKind ? "columns" : "loop", plan, places, `${parts} over ${spec.dims.join("x")}`);
   }
 
   /** Positions in the dimensions across which they may not be merged. */
@@ -543,8 +543,10 @@ class Planner {
       const collapses = tailIsUnit(spec.dims.slice(columnsFrom), operand.strides.slice(columnsFrom));
       if (collapses) return operand;
       invariant(!stores.has(i), () => "a loop stores to strided memory");
-      const kept = operand.strides.map((stride, axis) => (stride === 0 ? 1 : spec.dims[axis]!));
-      const dense = contiguous(kept).map((stride, axis) => (operand.strides[axis] === 0 ? 0 : stride));
+      // Repeated elements are copied only within a row, which must be one dimension in the end.
+      const repeats = (axis: number) => axis < columnsFrom && operand.strides[axis] === 0;
+      const kept = spec.dims.map((extent, axis) => (repeats(axis) ? 1 : extent));
+      const dense = contiguous(kept).map((stride, axis) => (repeats(axis) ? 0 : stride));
       const storage = this.#newStorage("arena", sizeOf(kept) * dtypeBytes[operand.dtype]);
       const to = { storage, offset: 0 };
       this.#copy(
@@ -556,7 +558,9 @@ class Planner {
       places[i] = to;
       return { dtype: operand.dtype, strides: dense };
     });
-    return merge({ ...spec, operands }, this.#bordersAfter(group, spec));
+    const merged = merge({ ...spec, operands }, this.#bordersAfter(group, spec));
+    invariant(innerDims(merged, group) === 1, () => "a row of a loop is not one dimension");
+    return merged;
   }
 
   #bordersAfter(group: Group, spec: NestSpec): number[] {
@@ -729,6 +733,7 @@ class Planner {
     const { data, indices, updates, axis, mode, at } = array.source as Arr["source"] & { kind: "scatter" };
     const { isa, threads } = this.#options;
     const { source } = rootOf(data);
+    const inPlace = this.#takeOver(data, array);
     const zeroData = source.kind === "constant" && source.data.every((value) => value === 0);
     const places = {
       data: zeroData ? undefined : this.#dense(data),
@@ -744,7 +749,7 @@ class Planner {
         inner: sizeOf(data.shape.slice(axis + 1)),
         count: indices.size,
         mode,
-        inPlace: false,
+        inPlace,
         zeroData,
         step: at,
       },
@@ -759,6 +764,27 @@ class Planner {
         step.args.map((arg) => (typeof arg === "object" ? temps[arg.temp]! : places[arg]!)),
       );
     }
+  }
+
+  /** Gives an array the memory of one that only it reads, with the same elements in the same order. */
+  #takeOver(from: Arr, array: Arr): boolean {
+    const { root, offset, strides } = this.#access(from);
+    const source = this.#storage(root);
+    const target = this.#storage(array);
+    const wanted = contiguous(array.shape);
+    const free =
+      source.kind === "arena" &&
+      target.kind === "arena" &&
+      target.first === Number.POSITIVE_INFINITY &&
+      target.shares === undefined &&
+      source.bytes === target.bytes &&
+      offset === 0 &&
+      from.shape.every((extent, axis) => extent === 1 || strides[axis] === wanted[axis]) &&
+      this.#readers.get(root) === 1 &&
+      !this.#hasHosted(root) &&
+      !this.#hasHosted(array);
+    if (free) target.shares = source;
+    return free;
   }
 
   #assemble(array: Arr): void {
@@ -797,11 +823,6 @@ function ownerOf(storage: Storage): Storage {
   let owner = storage;
   while (owner.shares !== undefined) owner = owner.shares;
   return owner;
-}
-
-/** The shape that a member's loop runs over. */
-function domainOf(array: Arr): readonly number[] {
-  return array.source.kind === "reduce" ? array.source.x.shape : array.shape;
 }
 
 function partOf(shape: readonly number[]): number[] {

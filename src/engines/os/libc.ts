@@ -1,5 +1,6 @@
 // The C library through koffi: the only file that names koffi. What is bound here is POSIX except where a comment says otherwise.
 
+import { getSystemErrorName } from "node:util";
 import { EngineError } from "../../core/errors.ts";
 
 type Koffi = typeof import("koffi").default;
@@ -21,6 +22,7 @@ export interface Libc {
   mprotect(address: Address, bytes: number, protection: number): number;
   madvise(address: Address, bytes: number, advice: number): number;
   getpagesize(): number;
+  /** A pipe that programs started later do not inherit. */
   pipe(fds: Int32Array): number;
   read(fd: number, bytes: Uint8Array, count: number): number;
   close(fd: number): number;
@@ -31,6 +33,8 @@ export interface Libc {
   pthreadJoin(thread: bigint, result: null): number;
   pthreadSigmask(how: number, set: Uint8Array, old: Uint8Array | null): number;
   sigfillset(set: Uint8Array): number;
+  pthreadMutexInit(mutex: Address, attributes: null): number;
+  pthreadCondInit(condition: Address, attributes: null): number;
   /** Linux only; elsewhere a thread can only name itself. */
   pthreadSetName?(thread: bigint, name: string): number;
   /** Where generated code must be made visible to instruction fetch by hand (macOS on arm64). */
@@ -40,6 +44,8 @@ export interface Libc {
 /** Foreign functions as far as engines use them. */
 export interface Foreign {
   readonly libc: Libc;
+  /** Address of a function of the C library. */
+  symbol(name: string): Address;
   /** A function of C type `void f(void*)` as a JavaScript function. */
   entry(address: Address): (argument: Address) => void;
   /** Memory as an ArrayBuffer that does not own it. */
@@ -51,16 +57,11 @@ export interface Foreign {
   poll(fd: number, readable: () => void): Poll;
 }
 
-let loaded: Promise<Foreign> | undefined;
-
-/** Loads koffi once a thread. @throws {EngineError} where it is missing, refused, or the platform is not supported. */
-export function loadForeign(): Promise<Foreign> {
-  loaded ??= bind();
-  return loaded;
-}
-
-async function bind(): Promise<Foreign> {
-  const { platform, arch } = process;
+/** Loads koffi and binds the C library. @throws {EngineError} where koffi is missing or refused, or the platform is not supported. */
+export async function loadForeign(
+  load: () => Promise<{ default: Koffi }> = () => import("koffi"),
+  { platform, arch }: { platform: string; arch: string } = process,
+): Promise<Foreign> {
   if (platform !== "linux" && platform !== "darwin") {
     throw new EngineError("native code", `${platform} is not supported`, {
       remedy: 'use Linux or macOS, or engine "sim"',
@@ -68,7 +69,7 @@ async function bind(): Promise<Foreign> {
   }
   let koffi: Koffi;
   try {
-    koffi = (await import("koffi")).default;
+    koffi = (await load()).default;
   } catch (cause) {
     const reason = cause instanceof Error ? cause.message.split("\n")[0] : String(cause);
     throw new EngineError(
@@ -95,7 +96,7 @@ async function bind(): Promise<Foreign> {
     mprotect: func("mprotect", "int", "uintptr_t", "size_t", "int"),
     madvise: func("madvise", "int", "uintptr_t", "size_t", "int"),
     getpagesize: func("getpagesize", "int"),
-    pipe: func("pipe", "int", "void*"),
+    pipe: platform === "linux" ? linuxPipe(func) : posixPipe(func, library.func("int fcntl(int, int, ...)")),
     read: func("read", "intptr_t", "int", "void*", "size_t"),
     close: func("close", "int", "int"),
     pthreadAttrInit: func("pthread_attr_init", "int", "void*"),
@@ -105,6 +106,8 @@ async function bind(): Promise<Foreign> {
     pthreadJoin: func("pthread_join", "int", "uintptr_t", "void*"),
     pthreadSigmask: func("pthread_sigmask", "int", "int", "void*", "void*"),
     sigfillset: func("sigfillset", "int", "void*"),
+    pthreadMutexInit: func("pthread_mutex_init", "int", "uintptr_t", "void*"),
+    pthreadCondInit: func("pthread_cond_init", "int", "uintptr_t", "void*"),
   };
   const setName = platform === "linux" ? optional("pthread_setname_np", "int", "uintptr_t", "str") : undefined;
   if (setName !== undefined) libc.pthreadSetName = setName;
@@ -113,14 +116,32 @@ async function bind(): Promise<Foreign> {
   }
 
   const proto = koffi.proto("void", ["uintptr_t"]);
-  const names = new Map(Object.entries(koffi.os.errno).map(([name, code]) => [code, name]));
-  const errorName = (code: number) => names.get(code) ?? `error ${code}`;
+  const errorName = (code: number) => getSystemErrorName(-code);
   return {
     libc,
+    symbol: (name) => Number(library.symbol(name)),
     entry: (address) => koffi.decode(BigInt(address), proto) as (argument: Address) => void,
     view: (address, bytes) => koffi.view(BigInt(address), bytes),
     errno: () => errorName(koffi.errno()),
     errorName,
     poll: (fd, readable) => koffi.node.poll(fd, { readable: true }, readable),
+  };
+}
+
+type Bind = (name: string, result: string, ...types: string[]) => ReturnType<Koffi["decode"]>;
+
+function linuxPipe(func: Bind): Libc["pipe"] {
+  const closeOnExec = 0o2000000; // O_CLOEXEC of Linux on x86-64 and arm64
+  const pipe2 = func("pipe2", "int", "void*", "int");
+  return (fds) => pipe2(fds, closeOnExec);
+}
+
+function posixPipe(func: Bind, fcntl: ReturnType<Bind>): Libc["pipe"] {
+  const [setFlags, closeOnExec] = [2, 1]; // F_SETFD, FD_CLOEXEC
+  const pipe = func("pipe", "int", "void*");
+  return (fds) => {
+    const failed = pipe(fds);
+    if (failed === 0) for (const fd of fds) fcntl(fd, setFlags, "int", closeOnExec);
+    return failed;
   };
 }

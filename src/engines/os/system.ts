@@ -53,6 +53,18 @@ export class System {
     entry(argument);
   }
 
+  /** Address of a function of the C library, for generated code. */
+  symbol(name: string): Address {
+    return this.#foreign.symbol(name);
+  }
+
+  /** Makes a mutex and a condition of POSIX threads at two addresses, 64 bytes each. */
+  monitor(mutex: Address, condition: Address): void {
+    const { libc, errorName } = this.#foreign;
+    const failure = libc.pthreadMutexInit(mutex, null) || libc.pthreadCondInit(condition, null);
+    if (failure !== 0) throw new EngineError("native threads", `pthread_mutex_init: ${errorName(failure)}`);
+  }
+
   /** Starts a thread in native `void* f(void*)` that receives no signals. @throws {EngineError} with the system's reason. */
   thread(code: Address, argument: Address, { name, stackBytes = 2 ** 20 }: ThreadOptions = {}): NativeThread {
     const { libc, errorName } = this.#foreign;
@@ -93,7 +105,11 @@ export class System {
     let open = true;
     return {
       writeFd,
-      hold: (held) => (held ? watch.ref() : watch.unref()),
+      hold: (held) => {
+        if (!open) return; // koffi does not survive it
+        if (held) watch.ref();
+        else watch.unref();
+      },
       close: () => {
         if (!open) return;
         open = false;

@@ -32,7 +32,12 @@ export const control = {
   conductorJob: 0x208,
   /** u32: file descriptor that the conductor writes a byte to at the end of a run. */
   conductorFd: 0x210,
-  bytes: 0x280,
+  /** Mutex and condition, where threads sleep by them. */
+  mutex: 0x280,
+  condition: 0x300,
+  bytes: 0x380,
+  /** The block starts at a multiple of this: an address in it leads to its start. */
+  alignment: 0x1000,
 } as const;
 
 /** Lower half of a ticket. */

@@ -134,10 +134,17 @@ const long = (steps: number, milliseconds: number) =>
   Array.from({ length: steps }, () => step("spin", 4, (milliseconds / steps) * 700_000));
 
 describe.skipIf(process.platform !== "linux" || process.arch !== "x64")("team", () => {
-  test.each([1, 2, 3, 8])(
-    "runs every task once and every step after the one before it: %d threads",
-    async (threads) => {
-      using team = new Team(system, { threads, cores: threads });
+  test.each([
+    { threads: 1, spin: 40 },
+    { threads: 2, spin: 40 },
+    { threads: 3, spin: 40 },
+    { threads: 8, spin: 40 },
+    { threads: 2, spin: 0 }, // threads sleep at every opportunity
+    { threads: 8, spin: 0 },
+  ])(
+    "runs every task once and every step after the one before it: $threads threads, spinning $spin µs",
+    async ({ threads, spin }) => {
+      using team = new Team(system, { threads, cores: threads, spinMicroseconds: spin });
       using job = new Job(system, chain());
       values.fill(0n);
       for (let run = 0; run < 500; run++) expect(team.runSync(job)).toBe("done");
@@ -148,6 +155,17 @@ describe.skipIf(process.platform !== "linux" || process.arch !== "x64")("team", 
       expect(job.error.every((value) => value === 0n)).toBe(true);
     },
   );
+
+  test("sleeps by POSIX conditions too", async () => {
+    using team = new Team(system, { threads: 4, cores: 4, waiting: "posix", spinMicroseconds: 0 });
+    using job = new Job(system, chain());
+    values.fill(0n);
+    for (let run = 0; run < 300; run++) expect(team.runSync(job)).toBe("done");
+    for (let run = 0; run < 300; run++) expect(await team.run(job)).toBe("done");
+    expect(new Set(values.subarray(100, 150))).toEqual(new Set([600n]));
+    await idleCpu(50);
+    expect(await idleCpu(300)).toBeLessThan(30);
+  });
 
   test("runs a small job on the calling thread", () => {
     using team = new Team(system, { threads: 2 });
@@ -303,6 +321,10 @@ describe.skipIf(process.platform !== "linux" || process.arch !== "x64")("team", 
     for (let run = 0; run < 3; run++) team.runSync(job);
     const { ticks } = job;
     expect(ticks.length).toBe(3);
+    const start = performance.now();
+    team.runSync(job);
+    const elapsed = (performance.now() - start) * 1000;
+    expect((job.ticks[2]!.end - job.ticks[0]!.start) / team.ticksPerMicrosecond).toBeLessThan(elapsed * 1.1 + 5);
     for (const [i, { start, end }] of ticks.entries()) {
       expect(end).toBeGreaterThan(start);
       if (i > 0) expect(start).toBeGreaterThanOrEqual(ticks[i - 1]!.end);
@@ -350,10 +372,8 @@ describe.skipIf(process.platform !== "linux" || process.arch !== "x64")("team", 
   });
 });
 
-/** Runs a script with two teams' worth of imports in a process of its own. */
-function inProcess(script: string, timeout = 15_000) {
-  const at = (path: string) => JSON.stringify(new URL(path, import.meta.url).href);
-  const head = `
+const at = (path: string) => JSON.stringify(new URL(path, import.meta.url).href);
+const head = `
     const { openSystem } = await import(${at("../../os/index.ts")});
     const { Team } = await import(${at("./team.ts")});
     const { Job } = await import(${at("./job.ts")});
@@ -362,6 +382,9 @@ function inProcess(script: string, timeout = 15_000) {
     const kernel = system.code(Uint8Array.of(0x48, 0x8b, 0x0f, 0x48, 0x83, 0xe9, 0x01, 0x75, 0xfa, 0xc3)).address;
     const job = (steps, loops) => new Job(system, Array.from({ length: steps }, () => ({ kernel, args: [loops], tasks: 4 })));
     const team = new Team(system, { threads: 3, cores: 3 });`;
+
+/** Runs a script with two teams' worth of imports in a process of its own. */
+function inProcess(script: string, timeout = 15_000) {
   const args = ["--import", "tsx", "--input-type=module", "-e", `${head}\n${script}`];
   const { status, signal, stdout, stderr } = spawnSync(process.execPath, args, { encoding: "utf8", timeout });
   return { status, signal, stdout, stderr };
@@ -392,28 +415,18 @@ describe.skipIf(process.platform !== "linux" || process.arch !== "x64")("process
 
   test("may have one in each JavaScript thread", () => {
     const script = `
-      const { Worker, isMainThread } = await import("node:worker_threads");
-      const work = \`
-        const { openSystem } = await import(URL_SYSTEM);
-        const { Team } = await import(URL_TEAM);
-        const { Job } = await import(URL_JOB);
+      const { Worker } = await import("node:worker_threads");
+      const load = import.meta.resolve("tsx/esm/api");
+      const start = (keep, dispose) => new Worker(new URL("data:text/javascript," + encodeURIComponent(\`
+        const { register } = await import("\${load}");
+        register();
+        ${head}
         const { parentPort } = await import("node:worker_threads");
-        const system = await openSystem();
-        const kernel = system.code(Uint8Array.of(0xc3)).address;
-        const team = new Team(system, { threads: 2, cores: 2 });
-        const job = new Job(system, [{ kernel, args: [], tasks: 4 }, { kernel, args: [], tasks: 1 }]);
-        for (let i = 0; i < 300; i++) { team.runSync(job); await team.run(job); }
+        for (let i = 0; i < 300; i++) { team.runSync(job(3, 100)); await team.run(job(3, 100)); }
         parentPort.postMessage("done");
-        if (KEEP) await new Promise(() => setInterval(() => {}, 1000));
-        if (DISPOSE) team.dispose();
-      \`;
-      const start = (keep, dispose) => {
-        const text = work.replace("URL_SYSTEM", ${JSON.stringify(JSON.stringify(new URL("../../os/index.ts", import.meta.url).href))})
-          .replace("URL_TEAM", ${JSON.stringify(JSON.stringify(new URL("./team.ts", import.meta.url).href))})
-          .replace("URL_JOB", ${JSON.stringify(JSON.stringify(new URL("./job.ts", import.meta.url).href))})
-          .replace("KEEP", keep).replace("DISPOSE", dispose);
-        return new Worker(new URL("data:text/javascript," + encodeURIComponent(text)), { execArgv: ["--import", "tsx"] });
-      };
+        if (\${keep}) await new Promise(() => setInterval(() => {}, 1000));
+        if (\${dispose}) team.dispose();
+      \`)));
       const workers = [start(false, true), start(false, false), start(true, false), start(true, false)];
       const own = (async () => { for (let i = 0; i < 300; i++) await team.run(job(3, 100)); })();
       const answers = await Promise.all(workers.map((worker) => new Promise((resolve, reject) => worker.on("message", resolve).on("error", reject))));

@@ -1,11 +1,11 @@
 // A team of native threads that runs jobs; see x64.ts for what the threads do.
 
 import { availableParallelism } from "node:os";
-import { ConfigError, DisposedError, EngineError } from "../../../core/errors.ts";
+import { ConfigError, DisposedError, EngineError, UnsupportedError } from "../../../core/errors.ts";
 import type { Address, NativeCode, NativeMemory, NativeThread, Pipe, System } from "../../os/index.ts";
 import type { Job, Outcome } from "./job.ts";
 import { control, errorSlot, thread, ticket, wakeSet } from "./layout.ts";
-import { type DriverCode, emitDriver } from "./x64.ts";
+import { type DriverCode, emitDriver, futexWaiting, posixWaiting } from "./x64.ts";
 
 export interface TeamOptions {
   /** Threads that work on a job, the calling one included. */
@@ -16,19 +16,22 @@ export interface TeamOptions {
   readonly cores?: number;
   /** How long a thread spins before it sleeps. */
   readonly spinMicroseconds?: number;
+  /** What threads sleep by: the kernel's futex (Linux only, and its default) or a POSIX condition. */
+  readonly waiting?: "futex" | "posix";
 }
 
 const maxThreads = 256;
 const defaultSpin = 40; // µs: a sleeping thread costs its waker some 5 µs and itself 10 to 50
 const lineBytes = -errorSlot;
 
-let driver: DriverCode | undefined;
+const drivers = new Map<string, DriverCode>();
 let ticksPerMicrosecond: number | undefined;
 
 /** Threads of one engine. Not for use by several JavaScript threads; each makes its own. */
 export class Team implements Disposable {
   readonly threads: number;
   readonly #system: System;
+  readonly #driver: DriverCode;
   readonly #code: NativeCode;
   readonly #memory: NativeMemory;
   readonly #view: DataView;
@@ -46,7 +49,18 @@ export class Team implements Disposable {
     if (!Number.isInteger(threads) || threads < 1 || threads > maxThreads) {
       throw new ConfigError("cpu engine", `${threads} threads: not a whole number from 1 to ${maxThreads}`);
     }
-    driver ??= emitDriver();
+    if (process.arch !== "x64") {
+      throw new UnsupportedError("cpu engine", `it generates code for x86-64, this is ${process.arch}`, {
+        remedy: 'use engine "sim"',
+      });
+    }
+    const waiting = options.waiting ?? (process.platform === "linux" ? "futex" : "posix");
+    let driver = drivers.get(waiting);
+    if (driver === undefined) {
+      driver = emitDriver(waiting === "futex" ? futexWaiting : posixWaiting((name) => system.symbol(name)));
+      drivers.set(waiting, driver);
+    }
+    this.#driver = driver;
     this.threads = threads;
     this.#system = system;
     this.#code = system.code(driver.code);
@@ -60,6 +74,8 @@ export class Team implements Disposable {
       stopConductor: entry(driver.stopConductor),
     };
     ticksPerMicrosecond ??= measureTicks(system, this.#code.address + driver.ticks);
+    const { address } = this.#memory;
+    system.monitor(address + control.mutex, address + control.condition);
     const view = this.#view;
     view.setUint32(control.ticket, ticket.idle, true);
     view.setUint32(control.cores, cores, true);
@@ -67,12 +83,17 @@ export class Team implements Disposable {
     view.setBigUint64(control.spin, BigInt(Math.round(spinMicroseconds * ticksPerMicrosecond)), true);
     for (let index = 0; index < threads; index++) {
       const at = control.bytes + index * thread.bytes;
-      this.#setAddress(at + thread.control, this.#memory.address);
+      this.#setAddress(at + thread.control, address);
       view.setUint32(at + thread.exitBelow, index === 0 ? ticket.callerExit : ticket.workerExit, true);
       view.setUint32(at + thread.wakeSet, index === 0 ? wakeSet.caller : wakeSet.worker, true);
     }
-    this.#caller = this.#memory.address + control.bytes;
+    this.#caller = address + control.bytes;
     this.reserveScratch(Math.max(scratchBytes, 1));
+  }
+
+  /** Rate of the counter that a job's time stamps come from. */
+  get ticksPerMicrosecond(): number {
+    return ticksPerMicrosecond!;
   }
 
   /** Sees to it that every thread has so much scratch memory. */
@@ -158,7 +179,7 @@ export class Team implements Disposable {
 
   #startWorkers(): NativeThread[] {
     const workers: NativeThread[] = [];
-    const code = this.#code.address + driver!.worker;
+    const code = this.#code.address + this.#driver.worker;
     try {
       for (let index = 1; index < this.threads; index++) {
         const block = this.#caller + index * thread.bytes;
@@ -177,7 +198,7 @@ export class Team implements Disposable {
     const pipe = this.#system.pipe(() => this.#inFlight?.finish(this.#inFlight.job.outcome));
     try {
       this.#view.setInt32(control.conductorFd, pipe.writeFd, true);
-      const code = this.#code.address + driver!.conductor;
+      const code = this.#code.address + this.#driver.conductor;
       return { thread: this.#system.thread(code, this.#memory.address, { name: "anekit-0" }), pipe };
     } catch (error) {
       pipe.close();

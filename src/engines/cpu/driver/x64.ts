@@ -1,9 +1,10 @@
-// The driver's machine code for x86-64 Linux: walks a job's steps, shares out their tasks, waits and wakes.
+// The driver's machine code for x86-64: walks a job's steps, shares out their tasks, waits and wakes.
 //
 // No thread waits for another one to turn up: a step is finished when its tasks are, and whoever finishes the last one goes on to the next step.
 // A thread that wakes late, or that the system took off its processor, costs its own help only. Registers below: kernels keep rsp and rbp, so rbp
 // is the thread's block throughout and the rest lives in the frame.
 
+import type { Address } from "../../os/index.ts";
 import { type Gp, gp, Label, mem, X64 } from "../isa/x64.ts";
 import { control, errorSlot, job, outcome, step, thread, ticket, wakeSet } from "./layout.ts";
 
@@ -45,25 +46,90 @@ export interface DriverCode {
   readonly ticks: number;
 }
 
+/** How threads sleep and wake, and how the event loop is told. All three may change every register that calls need not keep, but no other. */
+export interface Waiting {
+  /** Sleeps while the u32 at rdi equals edx; r9 = wake set. rax = 0 if a waker counted this thread. */
+  sleep(asm: X64): void;
+  /** Wakes about edx threads that sleep at rdi, rather more; r9 = wake set. rax = how many were counted. */
+  wake(asm: X64): void;
+  /** Writes rdx bytes at rsi to the file descriptor rdi. */
+  write(asm: X64): void;
+}
+
 // System calls of x86-64 Linux and operations of futex(2), from the kernel's headers.
 const sysWrite = 1;
 const sysFutex = 202;
 const futexWaitBitset = 9 | 128; // private to this process
 const futexWakeBitset = 10 | 128;
 
-/** Sleeps while the u32 at rdi equals edx; r9 = wake set. rax = 0 if woken. Changes rcx, rsi, r10, r11. */
-function sleep(asm: X64): void {
-  asm.movImm(rsi, futexWaitBitset);
-  asm.alu32("xor", r10, r10); // no time limit
-  asm.movImm(rax, sysFutex);
-  asm.syscall();
-}
+/** Linux: by the kernel's futex. */
+export const futexWaiting: Waiting = {
+  sleep(asm) {
+    asm.movImm(rsi, futexWaitBitset);
+    asm.alu32("xor", r10, r10); // no time limit
+    asm.movImm(rax, sysFutex);
+    asm.syscall();
+  },
+  wake(asm) {
+    asm.movImm(rsi, futexWakeBitset);
+    asm.movImm(rax, sysFutex);
+    asm.syscall();
+  },
+  write(asm) {
+    asm.movImm(rax, sysWrite);
+    asm.syscall();
+  },
+};
 
-/** Wakes at most edx threads that sleep at rdi; r9 = wake set. rax = their number. Changes rcx, rsi, r11. */
-function wake(asm: X64): void {
-  asm.movImm(rsi, futexWakeBitset);
-  asm.movImm(rax, sysFutex);
-  asm.syscall();
+/** Anywhere: by the mutex and the condition in the control block. Whoever changes a word that others sleep at does so before `wake`. */
+export function posixWaiting(symbol: (name: string) => Address): Waiting {
+  const call = (asm: X64, name: string) => {
+    asm.movImm(rax, symbol(name));
+    asm.call(rax);
+  };
+  /** rdi = the control block's `offset`, from the word's address on the stack. */
+  const address = (asm: X64, offset: number) => {
+    asm.mov(rdi, mem(rsp, 8));
+    asm.aluImm("and", rdi, -control.alignment);
+    asm.aluImm("add", rdi, offset);
+  };
+  return {
+    sleep(asm) {
+      const skip = new Label();
+      asm.push(rdi);
+      asm.push(rdx);
+      address(asm, control.mutex);
+      call(asm, "pthread_mutex_lock");
+      asm.mov(rdi, mem(rsp, 8));
+      asm.mov32(rdx, mem(rsp));
+      asm.alu32("cmp", rdx, mem(rdi));
+      asm.jcc("ne", skip);
+      address(asm, control.mutex);
+      asm.mov(rsi, rdi);
+      address(asm, control.condition);
+      call(asm, "pthread_cond_wait");
+      asm.bind(skip);
+      address(asm, control.mutex);
+      call(asm, "pthread_mutex_unlock");
+      asm.aluImm("add", rsp, 16);
+      asm.movImm(rax, 1);
+    },
+    wake(asm) {
+      asm.push(rdi);
+      asm.push(rdi);
+      for (const [name, offset] of [
+        ["pthread_mutex_lock", control.mutex],
+        ["pthread_cond_broadcast", control.condition],
+        ["pthread_mutex_unlock", control.mutex],
+      ] as const) {
+        address(asm, offset);
+        call(asm, name);
+      }
+      asm.aluImm("add", rsp, 16);
+      asm.movImm(rax, 0);
+    },
+    write: (asm) => call(asm, "write"),
+  };
 }
 
 /** tsc -> rax; changes rdx. */
@@ -73,7 +139,7 @@ function readTicks(asm: X64): void {
   asm.alu("or", rax, rdx);
 }
 
-export function emitDriver(): DriverCode {
+export function emitDriver({ sleep, wake, write }: Waiting): DriverCode {
   const asm = new X64();
   const next = new Label();
   const take = new Label();
@@ -378,8 +444,7 @@ export function emitDriver(): DriverCode {
   asm.mov32(rdi, mem(rbx, control.conductorFd));
   asm.mov(rsi, rbx); // any byte will do
   asm.movImm(rdx, 1);
-  asm.movImm(rax, sysWrite);
-  asm.syscall();
+  write(asm);
   asm.jmp(listen);
   asm.bind(end);
   asm.aluImm("add", rsp, 8);
@@ -393,6 +458,7 @@ export function emitDriver(): DriverCode {
   const tellConductor = () => {
     const awake = new Label();
     asm.mov(mem(rdi, control.conductorJob), rsi);
+    asm.aluImm("sub", rsp, 8);
     asm.lockAluImm32("add", mem(rdi, control.conductorWord), 1);
     asm.aluImm32("cmp", mem(rdi, control.conductorAsleep), 0);
     asm.jcc("e", awake);
@@ -401,6 +467,7 @@ export function emitDriver(): DriverCode {
     asm.movImm(r9, wakeSet.all);
     wake(asm);
     asm.bind(awake);
+    asm.aluImm("add", rsp, 8);
     asm.ret();
   };
   const start = entry();
@@ -414,12 +481,14 @@ export function emitDriver(): DriverCode {
   tellConductor();
 
   const shutdown = entry();
+  asm.aluImm("sub", rsp, 8);
   asm.mov(r8, rdi);
   publish(ticket.shutdown, undefined, rax);
   asm.lea(rdi, mem(r8, control.generation));
   asm.movImm(rdx, 0x7fffffff);
   asm.movImm(r9, wakeSet.all);
   wake(asm);
+  asm.aluImm("add", rsp, 8);
   asm.ret();
 
   const ticks = entry();

@@ -14,6 +14,8 @@ export interface Transpose {
   readonly columns: Level & { readonly c: number };
   /** Whole cache lines are written past the caches; the destination must be aligned to them. */
   readonly stream: boolean;
+  /** Asks for the destination's next lines while a tile is made: pays where the copy does not fit the second-level cache. */
+  readonly prefetch: boolean;
 }
 
 /** Scratch memory: one register, or half a tile. */
@@ -40,8 +42,7 @@ interface Tile {
 function transposeTile(asm: X64, { unit, rows }: Transpose, { lanes, filled, wide, fromDisp }: Tile): readonly Vec[] {
   const e = 16 / unit;
   const length = (16 * lanes) as Length;
-  const spill = e === 16 && length !== 64;
-  let names: Vec[] = Array.from({ length: e }, (_, k) => k);
+  const names: Vec[] = numbers(e);
   // Register k holds the rows k, k + e, k + 2 e, … in its lanes.
   for (let k = 0; k < e; k++) {
     for (let lane = 0; lane < lanes; lane++) {
@@ -60,13 +61,23 @@ function transposeTile(asm: X64, { unit, rows }: Transpose, { lanes, filled, wid
       else asm.vi("vinsertf128", 32, k, k, source, lane);
     }
   }
-  // Perfect shuffles of the registers' elements: after log2 e rounds register j holds column j.
-  let free: Vec = e;
-  for (let round = unit as number; round < 16; round *= 2) {
+  return shuffleRounds(asm, unit, length, names, Math.log2(e));
+}
+
+/**
+ * Perfect shuffles of what registers 0 to names.length - 1 hold, as one sequence (in every 16-byte lane): each round
+ * rotates the bits of an element's number by one, and so log2 r of them turn r rows into columns.
+ */
+function shuffleRounds(asm: X64, unit: Unit, length: Length, first: readonly Vec[], rounds: number): readonly Vec[] {
+  let names = first;
+  const half = names.length / 2;
+  const spill = names.length === 16 && length !== 64;
+  let free: Vec = names.length;
+  for (let round = 0; round < rounds; round++) {
     const next: Vec[] = [];
-    for (let i = 0; i < e / 2; i++) {
+    for (let i = 0; i < half; i++) {
       const a = names[i]!;
-      const b = names[i + e / 2]!;
+      const b = names[i + half]!;
       if (spill) {
         asm.store("vmovups", length, mem(registers.scratch, 0), b);
         unpack(asm, "low", unit, length, b, a, mem(registers.scratch, 0));
@@ -82,6 +93,25 @@ function transposeTile(asm: X64, { unit, rows }: Transpose, { lanes, filled, wid
     names = next;
   }
   return names;
+}
+
+const numbers = (n: number) => Array.from({ length: n }, (_, i) => i);
+const isShort = (n: number, e: number) => n > 1 && n < e && (n & (n - 1)) === 0;
+
+/** Few rows whose columns follow one another in the destination (interleaving, pixel shuffle): e columns, whole registers. */
+function emitInterleave(asm: X64, { unit, rows }: Transpose, { filled, fromDisp, toDisp }: Tile): void {
+  for (let row = 0; row < filled; row++) load(asm, 16, row, mem(registers.from, fromDisp + row * rows.from));
+  shuffleRounds(asm, unit, 16, numbers(filled), Math.log2(filled)).forEach((name, i) => {
+    asm.store("vmovups", 16, mem(registers.to, toDisp + 16 * i), name);
+  });
+}
+
+/** Few columns whose rows follow one another in the source: e rows, whole registers. */
+function emitSeparate(asm: X64, { unit, columns }: Transpose, { wide, fromDisp, toDisp }: Tile): void {
+  for (let i = 0; i < wide; i++) load(asm, 16, i, mem(registers.from, fromDisp + 16 * i));
+  shuffleRounds(asm, unit, 16, numbers(wide), Math.log2(16 / unit)).forEach((name, j) => {
+    asm.store("vmovups", 16, mem(registers.to, toDisp + j * columns.to), name);
+  });
 }
 
 function emitTile(asm: X64, block: Transpose, tile: Tile): void {
@@ -104,7 +134,7 @@ function emitStreamedHalves(asm: X64, block: Transpose, tile: Tile): void {
     asm.store("vmovups", 32, mem(registers.scratch, 32 * j), name);
   });
   const names = transposeTile(asm, block, { ...half, fromDisp: tile.fromDisp + 2 * e * rows.from });
-  const free = Array.from({ length: e + 1 }, (_, i) => i).find((register) => !names.includes(register))!;
+  const free = numbers(e + 1).find((register) => !names.includes(register))!;
   names.forEach((name, j) => {
     const place = tile.toDisp + j * columns.to;
     load(asm, 32, free, mem(registers.scratch, 32 * j));
@@ -164,11 +194,16 @@ export function emitTranspose(
     if (lanes === 4 && block.stream && isa === "avx2" && wide === e && e < 16) {
       return emitStreamedHalves(asm, block, { lanes, filled, wide, ...place });
     }
+    if (isShort(filled, e) && wide === e && columns.to === filled * unit) {
+      return emitInterleave(asm, block, { lanes, filled, wide, ...place });
+    }
+    const separate = isShort(wide, e) && filled >= e && rows.from === wide * unit;
     // Registers bound what one tile can be: two of half the height on AVX2, single lanes for parts of rows of bytes.
-    const most = wide < e && e === 16 ? 1 : isa === "avx512" ? 4 : 2;
+    const most = separate || (wide < e && e === 16) ? 1 : isa === "avx512" ? 4 : 2;
     const each = Math.min(lanes, most) as 1 | 2 | 4;
     for (let lane = 0; lane < lanes; lane += each) {
-      emitTile(asm, block, {
+      const emit = separate ? emitSeparate : emitTile;
+      emit(asm, block, {
         lanes: each,
         filled: Math.min(filled, each * e),
         wide,
@@ -182,15 +217,17 @@ export function emitTranspose(
     seek(start, 0);
     repeat(count, depth, () => {
       const first = row;
-      // A cache line of every source row at a time; the destination's next lines are asked for meanwhile, because no
-      // prefetcher sees a pattern in them (measured: 1.6 times as fast where they are in no cache).
+      const ask = (chunk: number) => {
+        for (let j = 0; j < e && block.prefetch; j++)
+          asm.prefetch("t0", mem(to, toDisp + (chunk * e + j) * columns.to));
+      };
+      // A cache line of every source row at a time (bytes: what keeps the code short). No prefetcher sees a pattern in the
+      // destination's lines; asking for the next ones is 1.6 times as fast where they are in no cache (measured).
       const lines = e < 16 ? Math.floor(d / (4 * e)) : 0;
       if (lines > 0) {
         repeat(lines, depth + 1, () => {
           for (let chunk = 0; chunk < 4; chunk++) {
-            for (let j = 0; j < e && !block.stream; j++) {
-              asm.prefetch("t0", mem(to, toDisp + ((chunk + 4) * e + j) * columns.to));
-            }
+            ask(chunk + 4);
             tile(lanes, filled, e, chunk);
           }
           seek(row, column + 4 * e);
@@ -199,6 +236,7 @@ export function emitTranspose(
       const whole = Math.floor(d / e) - 4 * lines;
       if (whole > 0) {
         repeat(whole, depth + 1, () => {
+          if (e === 16) ask(1);
           tile(lanes, filled, e);
           seek(row, column + e);
         });

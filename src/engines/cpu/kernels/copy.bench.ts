@@ -1,13 +1,16 @@
 // Speed of data movement: GB/s read and written, against libc's memcpy of as many bytes. Medians of interleaved runs.
 // Run with `npx tsx src/engines/cpu/kernels/copy.bench.ts [threads] [name part]`.
 
+import { openSystem } from "../../os/index.ts";
 import { gp, mem } from "../isa/x64.ts";
-import { Guarded, isas, Kernel, native } from "./copy.harness.ts";
+import { Harness, isasOf } from "./copy.harness.ts";
 import { type CopySpec, planCopy, planFill } from "./copy.ts";
 import { planGather } from "./index-gather.ts";
 import { planScatter } from "./index-scatter.ts";
 import type { StepPlan } from "./step.ts";
 
+const harness = new Harness(await openSystem());
+const isas = isasOf(harness.system);
 const threads = Number(process.argv[2] ?? 2);
 const only = process.argv[3] ?? "";
 const rounds = Number(process.env.ROUNDS ?? 9);
@@ -44,33 +47,36 @@ function memcpyPlan(bytes: number): StepPlan<"from" | "to"> {
       asm.movImm(gp.rcx, piece);
       asm.alu("cmp", gp.rdx, gp.rcx);
       asm.cmov("a", gp.rdx, gp.rcx);
-      asm.movImm(gp.rax, native().copier);
+      asm.movImm(gp.rax, harness.system.symbol("memcpy"));
       asm.jmpTo(gp.rax);
     },
   };
 }
 
 type Runner = () => void;
+const place = (use: string, bytes: number) => harness.memory(use, bytes, "head");
 const pool = {
-  from: new Guarded(96 << 20),
-  to: new Guarded(96 << 20),
-  index: new Guarded(1 << 20),
-  temp: new Guarded(4 << 20),
+  from: place("from", 128 << 20),
+  to: place("to", 128 << 20),
+  index: place("index", 1 << 20),
+  temp: place("temp", 4 << 20),
 };
 pool.from.bytes.fill(1);
 pool.to.bytes.fill(2);
 
 function runner(plans: readonly StepPlan<unknown>[], shift: (plan: number) => number = () => 0): Runner {
-  const kernels = plans.map((plan, i) => {
-    const address = (arg: unknown) => {
+  const steps = plans.map((plan, i) => ({
+    ...plan,
+    emit: plan.emit,
+    args: plan.args.map((arg) => {
       if (typeof arg === "object") return pool.temp.address;
       if (arg === "index") return pool.index.address;
-      return arg === "to" || arg === "out" ? pool.to.address + BigInt(shift(i)) : pool.from.address;
-    };
-    return new Kernel(plan as StepPlan<string | object>, address, threads);
-  });
+      return arg === "to" || arg === "out" ? pool.to.address + shift(i) : pool.from.address;
+    }),
+  }));
+  const program = harness.load(steps, (address) => address, threads);
   return () => {
-    for (const kernel of kernels) kernel.run();
+    if (program.run() !== "done") throw new Error("a run failed");
   };
 }
 
@@ -144,9 +150,7 @@ copies("small stride 2 fp32", [{ bytes: 4, shape: [16384], from: [2], to: [1] }]
 copies("small stride 2 fp16", [{ bytes: 2, shape: [32768], from: [2], to: [1] }]);
 copies("small interleave fp32", [{ bytes: 4, shape: [16384], from: [1], to: [2] }]);
 copies("small repeat 4 times fp32", [{ bytes: 4, shape: [4096, 4], from: [1, 0], to: [4, 1] }]);
-copies("small upsample 2 x 2 fp32", [
-  { bytes: 4, shape: [64, 2, 64, 2], from: [64, 0, 1, 0], to: [256, 128, 2, 1] },
-]);
+copies("small upsample 2 x 2 fp32", [{ bytes: 4, shape: [64, 2, 64, 2], from: [64, 0, 1, 0], to: [256, 128, 2, 1] }]);
 
 const bytes = 64 << 20;
 measure(
@@ -190,3 +194,4 @@ for (const [extent, inner, count] of [
     all((isa) => planScatter({ ...add, dtype: "fp16" }, isa, threads).steps),
   );
 }
+harness.dispose();

@@ -1,7 +1,8 @@
 // Copies, transposes and fills against plain loops: random layouts, both instruction sets, operands between guard pages.
 
-import { describe, expect, test } from "vitest";
-import { Guarded, isas, Kernel, unavailable } from "./copy.harness.ts";
+import { afterAll, describe, expect, test } from "vitest";
+import { openSystem } from "../../os/index.ts";
+import { Harness, isasOf, runs } from "./copy.harness.ts";
 import { type CopySpec, planCopy, planFill } from "./copy.ts";
 import type { Isa } from "./step.ts";
 
@@ -14,34 +15,47 @@ function randomSource(seed: number): (n: number) => number {
   };
 }
 
+const harness = new Harness(await openSystem());
+const isas = isasOf(harness.system);
+afterAll(() => harness.dispose());
+
 const span = (shape: readonly number[], strides: readonly number[]) =>
   1 + shape.reduce((sum, n, axis) => sum + (n - 1) * strides[axis]!, 0);
 
+const arrayTypes = { 1: Uint8Array, 2: Uint16Array, 4: Uint32Array } as const;
+
+/** The destination as a loop leaves it. */
 function expected(spec: CopySpec, source: Uint8Array, target: Uint8Array): Uint8Array {
   const { bytes, shape, from, to } = spec;
-  const result = target.slice();
+  const values = new arrayTypes[bytes](source.slice().buffer);
+  const result = new arrayTypes[bytes](target.slice().buffer);
   const visit = (axis: number, f: number, t: number) => {
     if (axis === shape.length) {
-      for (let i = 0; i < bytes; i++) result[t * bytes + i] = source[f * bytes + i]!;
+      result[t] = values[f]!;
       return;
     }
     for (let i = 0; i < shape[axis]!; i++) visit(axis + 1, f + i * from[axis]!, t + i * to[axis]!);
   };
   visit(0, 0, 0);
-  return result;
+  return new Uint8Array(result.buffer);
 }
 
 function check(spec: CopySpec, isa: Isa, threads: number, head = false, skew = 0): void {
-  const source = new Guarded(span(spec.shape, spec.from) * spec.bytes, head);
-  const memory = new Guarded(span(spec.shape, spec.to) * spec.bytes + skew, head);
-  const target = { address: memory.address + BigInt(skew), bytes: memory.bytes.subarray(skew) };
+  const guard = head ? "head" : "tail";
+  const source = harness.memory("from", span(spec.shape, spec.from) * spec.bytes, guard);
+  const memory = harness.memory("to", span(spec.shape, spec.to) * spec.bytes + skew, guard);
+  const target = { address: memory.address + skew, bytes: memory.bytes.subarray(skew) };
   for (let i = 0; i < source.bytes.length; i++) source.bytes[i] = (Math.imul(i, 0x9e3779b1) >>> 17) & 255;
-  target.bytes.fill(0xa5);
+  memory.bytes.fill(0xa5);
   const wanted = expected(spec, source.bytes, target.bytes);
-  const kernel = new Kernel(planCopy(spec, isa, threads), (arg) => (arg === "from" ? source : target).address, threads);
-  kernel.run();
-  const same = Buffer.compare(wanted, target.bytes) === 0;
-  for (const one of [kernel, source, memory]) one.dispose();
+  const program = harness.load(
+    [planCopy(spec, isa, threads)],
+    (arg) => (arg === "from" ? source : target).address,
+    threads,
+  );
+  program.run();
+  program.dispose();
+  const same = Buffer.compare(wanted, target.bytes) === 0 && memory.bytes.subarray(0, skew).every((x) => x === 0xa5);
   if (!same) throw new Error(`wrong: ${JSON.stringify(spec)} on ${isa}, ${threads} threads`);
 }
 
@@ -62,9 +76,7 @@ function permuted(bytes: 1 | 2 | 4, shape: readonly number[], order: readonly nu
   return { bytes, shape: out, from: order.map((axis) => strides[axis]!), to: rowMajor(out) };
 }
 
-if (unavailable !== "") console.log(`copy kernels are not tested: ${unavailable}`);
-
-describe.each(isas)("copy on %s", (isa) => {
+describe.skipIf(!runs).each(isas)("copy on %s", (isa) => {
   const sizes = [1, 2, 4] as const;
 
   test("moves runs of every length up to 700 bytes", () => {
@@ -95,8 +107,22 @@ describe.each(isas)("copy on %s", (isa) => {
       [8, 5000],
       [5000, 17],
       [257, 640],
+      [1200, 1100],
     ] as const) {
       check(permuted(bytes, [m, n], [1, 0]), isa, 2);
+    }
+  });
+
+  test("interleaves and separates", () => {
+    for (const bytes of sizes) {
+      for (const n of [2, 3, 4, 8, 16]) {
+        for (const m of [1, 5, 16, 33, 640]) {
+          check(permuted(bytes, [n, m], [1, 0]), isa, 1, m % 2 === 0);
+          check(permuted(bytes, [m, n], [1, 0]), isa, 1, m % 2 === 0);
+          check(permuted(bytes, [3, m, n], [0, 2, 1]), isa, 1, m % 2 === 1);
+          check(permuted(bytes, [2, n, n, 3, m], [0, 3, 1, 4, 2]), isa, 2);
+        }
+      }
     }
   });
 
@@ -133,7 +159,7 @@ describe.each(isas)("copy on %s", (isa) => {
   test("copies random layouts as a loop does", () => {
     const random = randomSource(isa === "avx2" ? 1 : 2);
     for (let round = 0; round < 400; round++) {
-      const rank = 1 + random(6);
+      const rank = 1 + random(8);
       const shape: number[] = [];
       let size = 1;
       for (let axis = 0; axis < rank; axis++) {
@@ -185,17 +211,14 @@ describe.each(isas)("copy on %s", (isa) => {
   test("fills", () => {
     for (const bytes of sizes) {
       for (const count of [1, 2, 3, 15, 16, 31, 33, 64, 511, 513, 5000, 100003, 100004]) {
-        const target = new Guarded(count * bytes);
+        const target = harness.memory("to", count * bytes, count % 3 === 0 ? "head" : "tail");
         const stream = count % 2 === 0;
-        const kernel = new Kernel(
-          planFill({ bytes, count, bits: 0x12345678, stream }, isa, 2),
-          () => target.address,
-          2,
-        );
-        kernel.run();
+        const plan = planFill({ bytes, count, bits: 0x12345678, stream }, isa, 2);
+        const program = harness.load([plan], () => target.address, 2);
+        program.run();
+        program.dispose();
         const pattern = [0x78, 0x56, 0x34, 0x12].slice(0, bytes);
         expect(target.bytes.every((value, i) => value === pattern[i % bytes])).toBe(true);
-        for (const one of [kernel, target]) one.dispose();
       }
     }
   });

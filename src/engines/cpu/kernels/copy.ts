@@ -35,6 +35,8 @@ export const taskBytes = 65536;
 
 /** Destinations from this size on are written past the caches: faster even if all is read next (measured; at 16 MB it is not). */
 const streamBytes = 32 << 20;
+/** Transposes from this size on do not fit the second-level cache. */
+const prefetchBytes = 1 << 20;
 /** Shorter runs are not worth the search for whole cache lines. */
 const streamRun = 1024;
 
@@ -99,7 +101,7 @@ interface Plan {
   readonly body: Body;
 }
 
-function planBody({ levels, run }: Layout, element: 1 | 2 | 4, target: number, large: boolean): Plan {
+function planBody({ levels, run }: Layout, element: 1 | 2 | 4, total: number, target: number, large: boolean): Plan {
   const inner = levels.at(-1);
   if (inner !== undefined && inner.to === run && inner.from === 0 && run === element) {
     const c = evenPiece(inner.n, Math.floor(target / run), 64 / run);
@@ -126,7 +128,15 @@ function planBody({ levels, run }: Layout, element: 1 | 2 | 4, target: number, l
       const stream = large && unit > 1 && whole && [...outer, columns].every((level) => level.to % 64 === 0);
       return {
         cuts: [...cutLevels(outer, c * d * unit, target), cut, rows],
-        body: { kind: "transpose", own: 2, unit, rows, columns: cut, stream },
+        body: {
+          kind: "transpose",
+          own: 2,
+          unit,
+          rows,
+          columns: cut,
+          stream,
+          prefetch: !stream && total >= prefetchBytes,
+        },
       };
     }
   }
@@ -158,7 +168,7 @@ export function planCopy(spec: CopySpec, isa: Isa, threads: number): StepPlan<"f
   const elements = shape.reduce((product, n) => product * n, 1);
   const large = spec.stream ?? elements * bytes >= streamBytes;
   const read = shape.reduce((product, n, axis) => (from[axis] === 0 ? product : product * n), bytes);
-  const { cuts, body } = planBody(layout, bytes, targetOf(elements * bytes, threads), large);
+  const { cuts, body } = planBody(layout, bytes, elements * bytes, targetOf(elements * bytes, threads), large);
   const tasks = cuts.reduce((product, cut) => product * chunks(cut), 1);
   return {
     key: `copy ${isa} ${JSON.stringify({ cuts: cuts.map(({ n, from, to, c }) => [n, from, to, c]), body })}`,
@@ -192,19 +202,19 @@ function emitCopy(asm: X64, isa: Isa, cuts: readonly Cut[], body: Body): void {
       else emitStores(asm, isa, body.bytes, to);
     });
   } else {
-    const transpose = (stream: boolean) =>
-      emitNest(asm, loops, (from, to) => emitTranspose(asm, isa, { ...body, stream }, from, to, loops.length));
+    const transpose = (how: { stream: boolean; prefetch: boolean }) =>
+      emitNest(asm, loops, (from, to) => emitTranspose(asm, isa, { ...body, ...how }, from, to, loops.length));
     if (body.stream) {
       const unaligned = new Label();
       asm.mov(gp.rax, registers.to);
       asm.aluImm("and", gp.rax, 63);
       asm.jcc("ne", unaligned);
-      transpose(true);
+      transpose({ stream: true, prefetch: false });
       asm.sfence();
       asm.ret();
       asm.bind(unaligned);
     }
-    transpose(false);
+    transpose({ stream: false, prefetch: body.prefetch || body.stream });
   }
   if (body.kind !== "transpose" && body.stream) asm.sfence();
   asm.ret();

@@ -222,9 +222,9 @@ function cost({ k }: GemmSpec, o: Oriented, geometry: Geometry): number {
   const { lanes } = geometry;
   const rows = pPanels(o.p, tile.rows);
   const vectors = Math.ceil(o.q / lanes);
-  // A row of a tile costs its products; a tile at least the latency of a chain of sums, and its loads.
-  const perPanel = Math.max(rows.size / 2, 4 / tile.vectors, (rows.size + tile.vectors) / (2 * tile.vectors));
-  const compute = rows.count * vectors * perPanel * k;
+  // A row of a tile takes its products, but no less than its loads; a tile no less than a chain of sums.
+  const perRow = Math.max(1 / 2, (1 + tile.vectors / rows.size) / (2 * tile.vectors));
+  const compute = Math.max(o.p * perRow, (4 * rows.count) / tile.vectors) * vectors * k;
   const packing = (matrix: OrientedMatrix, extent: number) =>
     matrix.constant ? 0 : extent * k * (matrix.along === 1 ? 0.12 : matrix.overK === 1 ? 0.35 : 2);
   const pPacking = readsInPlace(o.pMatrix, o.p, tile.rows) ? 0 : packing(o.pMatrix, o.p);
@@ -243,7 +243,7 @@ function planTiles(spec: GemmSpec, o: Oriented, isa: Isa, geometry: Geometry, th
   const inner = outer === "p" ? "q" : "p";
 
   // Blocks of k: the resident operand's chunk fits the cache, a streamed panel stays near.
-  const most = Number(process.env.KMOST ?? 768);
+  const most = k <= 800 ? k : Number(process.env.KMOST ?? 512);
   const kBlocks = Math.ceil(k / most);
   const kBlock = kBlocks === 1 ? k : Math.ceil(k / kBlocks / lanes) * lanes;
   const many = kBlock < k;

@@ -2,8 +2,7 @@
 
 import type { X64 } from "../isa/x64.ts";
 
-/** Instruction sets on x86-64: AVX2 with FMA and F16C; AVX-512 with F, BW, VL, DQ. */
-export type Isa = "avx2" | "avx512";
+export type { Isa } from "../isa/features.ts";
 
 /** A step; `A` names its buffers. */
 export interface StepPlan<A> {

@@ -1,0 +1,94 @@
+// `anekit bench` as a process, with shapes that take no time: its rows, and what it says where something is missing.
+
+import { chmodSync } from "node:fs";
+import { describe, expect, it } from "vitest";
+import type { BenchRow } from "../../src/cli/bench.ts";
+import { comparisons } from "../../src/cli/bench-rows.ts";
+import { anekit, lines, temporaryFolder } from "./anekit.ts";
+
+const temporary = temporaryFolder();
+const quick = ["--tiny", "--rounds", "1", "--engine", "sim"];
+/** A program in place of Python. */
+const python = (name: string, text: string) => {
+  const path = temporary.write(name, `#!/usr/bin/env node\n${text}`);
+  chmodSync(path, 0o755);
+  return { ANEKIT_BENCH_PYTHON: path };
+};
+const answering = python(
+  "answering",
+  `console.log("a library says hello");
+console.log(JSON.stringify({ peer: "Peer 1.0", prepare: 0.5 }));
+require("node:readline").createInterface({ input: process.stdin }).on("line", () =>
+  console.log(JSON.stringify({ seconds: 0.001, memory: 1e6, cpu: 0 })),
+);`,
+);
+const absent = python("absent", `console.error("ModuleNotFoundError: No module named 'torch'"); process.exitCode = 1;`);
+
+async function bench(
+  name: string,
+  env: Readonly<Record<string, string>>,
+): Promise<{ rows: BenchRow[]; stderr: string }> {
+  const { code, stdout, stderr } = await anekit(["bench", name, ...quick, "--json"], { env });
+  expect(code, stderr).toBe(0);
+  return { rows: lines(stdout).map((line) => JSON.parse(line) as BenchRow), stderr };
+}
+
+describe("anekit bench", { timeout: 90_000 }, () => {
+  it("prints one row per comparison", async () => {
+    const { rows } = await bench("mlp", answering);
+    expect(rows.map(({ name }) => name)).toEqual(["mlp/sgd", "mlp/adamw"]);
+    const [row] = rows;
+    expect(row).toMatchObject({ peer: 1, peerName: "Peer 1.0", unit: "ms (less is better)", rounds: 1, engine: "sim" });
+    expect(row!.ours).toBeGreaterThan(0);
+    expect(row!.ratio).toBeCloseTo(row!.ours);
+    expect(row!.memory).toBeGreaterThan(1e7);
+    expect(row!.peerMemory).toBe(1e6);
+    expect(row!.spread[0]).toBeLessThanOrEqual(row!.ours);
+    for (const key of ["floor", "share", "peerSpread", "prepare", "peerPrepare", "threads", "others"]) {
+      expect(row).toHaveProperty(key);
+    }
+  });
+
+  it("compares ours with ours where the dtype or the threads differ", async () => {
+    const { rows } = await bench("matmul/8x16/forward/fp16", absent);
+    expect(rows).toMatchObject([{ peerName: "ours fp32", unit: "GFLOP/s (more is better)" }]);
+    expect(rows[0]!.ratio).toBeGreaterThan(0);
+  });
+
+  it("works without a peer and says how to get it", async () => {
+    const { rows, stderr } = await bench("softmax", absent);
+    expect(rows).toMatchObject([{ peer: null, ratio: null, peerName: "PyTorch" }]);
+    expect(stderr).toContain(
+      "peer not installed: PyTorch (ModuleNotFoundError: No module named 'torch'); in anekit's repository \"npm run bench\" installs it",
+    );
+  });
+
+  it.each(["call", "decode", "encoder", "train", "compile", "convert"])("measures %s", async (name) => {
+    const { rows } = await bench(name, answering);
+    expect(rows.every(({ ours }) => ours > 0)).toBe(true);
+  });
+
+  it("refuses names that nothing has, real shapes on the simulator, and rounds below one", async () => {
+    const refusals = await Promise.all(
+      [
+        ["nothing", "--tiny"],
+        ["call", "--engine", "sim"],
+        ["call", "--tiny", "--rounds", "0"],
+      ].map((args) => anekit(["bench", ...args])),
+    );
+    expect(refusals.map(({ code }) => code)).toEqual([2, 2, 2]);
+    expect(refusals[0]!.stderr).toContain('there is no comparison "nothing"; there are: machine, matmul, train');
+    expect(refusals[1]!.stderr).toContain("add --tiny");
+    expect(refusals[2]!.stderr).toContain('"0" is not a positive integer');
+  });
+});
+
+describe("comparisons", () => {
+  it("have names of their own, and threads up to those there are", () => {
+    const names = comparisons(false, 4).map(({ name }) => name);
+    expect(new Set(names).size).toBe(names.length);
+    expect(names.filter((name) => name.startsWith("scaling"))).toEqual(["scaling/1", "scaling/2", "scaling/4"]);
+    expect(names).toContain("matmul/768x32000/dw/fp16");
+    expect(names).toContain("train/110M");
+  });
+});
