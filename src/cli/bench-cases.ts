@@ -131,9 +131,11 @@ function languageModel(shape: ModelShape): Task {
 
 const stepOptimizer = () => adamw({ learningRate: 1e-4 });
 
+/** From a model's graph to a training step that could run: derivatives, optimizer, plan, code, state. */
 async function compileTime(shape: ModelShape, engine: EngineChoice): Promise<Work> {
+  const task = languageModel(shape);
   return async () => {
-    const step = await training(languageModel(shape), stepOptimizer(), engine);
+    const step = await training(task, stepOptimizer(), engine);
     step[Symbol.dispose]();
   };
 }

@@ -68,7 +68,9 @@ export class Measured {
     signal: AbortSignal,
   ): Promise<Measured> {
     const child = spawn(command, args, { env: { ...process.env, ...env }, stdio: "pipe" });
-    signal.addEventListener("abort", () => child.kill("SIGKILL"), { once: true });
+    const stop = () => void child.kill("SIGKILL");
+    signal.addEventListener("abort", stop);
+    child.once("exit", () => signal.removeEventListener("abort", stop));
     let last = "";
     child.stderr.setEncoding("utf8").on("data", (text: string) => {
       last = text.trim().split("\n").at(-1) || last;

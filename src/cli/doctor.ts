@@ -70,7 +70,7 @@ export async function diagnose(): Promise<Diagnosis> {
       availableBytes: await probe(() => process.availableMemory()),
     },
     chip: chip === undefined ? null : { name: chip.name, product: chip.product, family: chip.family },
-    engines: listEngines(),
+    engines: await listEngines(),
     auto: await chooseEngine(),
   };
   return { ...machine, advice: advise(machine, brand, chip) };

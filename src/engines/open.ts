@@ -1,6 +1,6 @@
 // Chooses and opens engines; the only code that names an engine's folder, and it loads them when asked.
 
-import { ConfigError, UnsupportedError } from "../core/errors.ts";
+import { ConfigError, EngineError, UnsupportedError } from "../core/errors.ts";
 import type { Engine, EngineName } from "./engine.ts";
 
 export const engineNames = ["ane", "cpu", "sim"] as const satisfies readonly EngineName[];
@@ -14,36 +14,71 @@ export function parseEngine(text: string): EngineChoice {
   throw new ConfigError("engine", `"${text}" is none of auto, ${engineNames.join(", ")}`);
 }
 
-const absent = {
-  ane: "the Neural Engine driver is not part of this version",
-  cpu: "the native-code CPU engine is not part of this version",
-} as const;
+const absentAne = "the Neural Engine driver is not part of this version";
 
-/** What there is on this machine, for `doctor`. */
-export function listEngines(): { readonly name: EngineName; readonly available: boolean; readonly reason: string }[] {
-  return engineNames.map((name) =>
-    name === "sim"
-      ? { name, available: true, reason: "plain kernels with the Neural Engine's rounding; runs everywhere, slow" }
-      : { name, available: false, reason: absent[name] },
+/** Variables that engines read. */
+export type Environment = Readonly<Record<string, string | undefined>>;
+
+function environmentOf(): Environment {
+  return (globalThis as { process?: { env?: Environment } }).process?.env ?? {};
+}
+
+async function openCpu(reason: string): Promise<Engine> {
+  const { createCpu } = await import("./cpu/index.ts");
+  return createCpu(reason, environmentOf());
+}
+
+async function openSim(reason: string): Promise<Engine> {
+  const { createSim } = await import("./sim/index.ts");
+  return createSim(reason);
+}
+
+/** One line on why something was refused. */
+function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}
+
+/** What there is on this machine, for `doctor`: the CPU engine is opened to find out. */
+export async function listEngines(): Promise<
+  { readonly name: EngineName; readonly available: boolean; readonly reason: string }[]
+> {
+  const cpu = await openCpu("native code").then(
+    (engine) => {
+      engine[Symbol.dispose]();
+      return { name: "cpu" as const, available: true, reason: engine.reason };
+    },
+    (error) => ({ name: "cpu" as const, available: false, reason: messageOf(error) }),
   );
+  return [
+    { name: "ane", available: false, reason: absentAne },
+    cpu,
+    { name: "sim", available: true, reason: "plain kernels with the Neural Engine's rounding; runs everywhere, slow" },
+  ];
 }
 
 /**
- * Opens an engine. `auto` takes ANEKIT_ENGINE (passed as `override` by whoever reads the environment), else the fastest engine there is.
- * @throws {UnsupportedError} where the engine asked for is not available; no engine stands in for another in silence.
+ * Opens an engine. `auto` takes ANEKIT_ENGINE (passed as `override` by whoever reads the environment), else the fastest engine that works here: the
+ * CPU engine, or the simulator where native code cannot be generated or run; `reason` says which and why.
+ * @throws {UnsupportedError} where the engine asked for is not available; no engine stands in for another that was asked for by name.
  */
 export async function openEngine(choice: EngineChoice = "auto", override?: string): Promise<Engine> {
   const wanted = parseEngine(choice === "auto" && override ? override : choice);
-  if (wanted === "cpu") {
-    const { createCpu } = await import("./cpu/index.ts");
-    return createCpu("asked for", (globalThis as { process?: { env?: Record<string, string | undefined> } }).process?.env);
+  const asked = choice === "auto" ? "ANEKIT_ENGINE" : "asked for";
+  switch (wanted) {
+    case "ane":
+      throw new UnsupportedError("engine", `"ane" is not available: ${absentAne}`, {
+        remedy: 'use engine "cpu", "sim" or "auto"',
+      });
+    case "cpu":
+      return openCpu(asked);
+    case "sim":
+      return openSim(asked);
+    case "auto":
+      try {
+        return await openCpu("fastest engine here");
+      } catch (error) {
+        if (!(error instanceof EngineError || error instanceof UnsupportedError)) throw error; // a wrong setting, not a machine that cannot
+        return openSim(`SLOW: no native code here (${error.message})`);
+      }
   }
-  if (wanted === "ane") {
-    throw new UnsupportedError("engine", `"${wanted}" is not available: ${absent[wanted]}`, {
-      remedy: 'use engine "sim" or "auto"',
-    });
-  }
-  const { createSim } = await import("./sim/index.ts");
-  if (wanted === "sim") return createSim(choice === "sim" ? "asked for" : "ANEKIT_ENGINE");
-  return createSim("the only engine of this version");
 }

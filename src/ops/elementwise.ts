@@ -196,8 +196,7 @@ function withEpsilon(
     infer: ({ x }) => x,
     vjp: ({ x }, { epsilon }, context) => ({ x: () => vjp(epsilon === 0 ? x : x.add(epsilon), context) }),
     kernel: ({ x }, { epsilon }, [out]) => map((value) => f(value + epsilon))({ x }, undefined, [out]),
-    native: (n, { x }, { epsilon }, [out]) =>
-      n.map(out.dtype, [x], (v, lane) => lanes(v, v.add(lane!, v.f(epsilon)))),
+    native: (n, { x }, { epsilon }, [out]) => n.map(out.dtype, [x], (v, lane) => lanes(v, v.add(lane!, v.f(epsilon)))),
   });
 }
 export const log = withEpsilon(

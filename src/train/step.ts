@@ -124,7 +124,11 @@ export function buildTraining(spec: StepSpec): TrainingGraphs {
   // it. In a mixed policy the magnitudes cross from the fp16 stage to the fp32 stage.
   const within = (magnitude: Tensor, limits: typeof finiteLimit | typeof gradientLimit) =>
     magnitude.less(limits[magnitude.dtype as "fp16" | "fp32"]).cast(policy.moments);
-  const magnitudes = [within(peak, finiteLimit), within(sumsPeak, finiteLimit), within(sumsPeak.mul(factor), gradientLimit)];
+  const magnitudes = [
+    within(peak, finiteLimit),
+    within(sumsPeak, finiteLimit),
+    within(sumsPeak.mul(factor), gradientLimit),
+  ];
   const narrow = [...replaced.values()].filter((tensor) => tensor.dtype === "fp16");
   if (narrow.length > 0) magnitudes.push(within(peakOf(narrow), finiteLimit));
   const applied = magnitudes.reduce((all, each) => all.mul(each));

@@ -2,7 +2,17 @@
 
 import { type DType, isFloat } from "../../src/core/dtype.ts";
 import { broadcastShapes, sameShape, sizeOf } from "../../src/core/shape.ts";
-import { AnekitError, concat, constant, type Feed, input, parameter, stack, type Tensor, where } from "../../src/index.ts";
+import {
+  AnekitError,
+  concat,
+  constant,
+  type Feed,
+  input,
+  parameter,
+  stack,
+  type Tensor,
+  where,
+} from "../../src/index.ts";
 import { Dice } from "../fuzz/generate.ts";
 
 /**
@@ -33,7 +43,9 @@ export interface ProgramOptions {
 }
 
 /** Extents at and around the lanes of both instruction sets, their unrolled loops and the blocks of tasks. */
-const extents = [1, 1, 2, 3, 3, 4, 5, 7, 8, 9, 12, 15, 16, 17, 24, 31, 32, 33, 48, 63, 64, 65, 96, 127, 128, 130, 257, 509];
+const extents = [
+  1, 1, 2, 3, 3, 4, 5, 7, 8, 9, 12, 15, 16, 17, 24, 31, 32, 33, 48, 63, 64, 65, 96, 127, 128, 130, 257, 509,
+];
 
 /** Largest whole number up to which every one is exact, with room for one more rounding. */
 const exactLimit: Readonly<Record<DType, number>> = { fp16: 2048, fp32: 2 ** 24, int32: 2 ** 31 - 1, bool: 1 };
@@ -149,7 +161,12 @@ class Maker {
   }
 
   /** A value of one of the dtypes that fits; a leaf of this shape where there is none. */
-  find(wanted: readonly DType[], fits: (tensor: Tensor) => boolean, shape: () => readonly number[], fresh = 0.1): Value {
+  find(
+    wanted: readonly DType[],
+    fits: (tensor: Tensor) => boolean,
+    shape: () => readonly number[],
+    fresh = 0.1,
+  ): Value {
     const known = this.pool.filter(({ tensor }) => wanted.includes(tensor.dtype) && fits(tensor));
     if (known.length > 0 && !this.dice.chance(fresh)) return this.dice.pick(known.slice(-10));
     return this.leaf(this.dice.pick(wanted), shape());
@@ -218,7 +235,12 @@ class Maker {
         0.3,
       );
       const op = dice.pick(["add", "sub", "mul", "maximum", "minimum"] as const);
-      const bound = op === "mul" ? a.bound * b.bound : op === "add" || op === "sub" ? a.bound + b.bound : Math.max(a.bound, b.bound);
+      const bound =
+        op === "mul"
+          ? a.bound * b.bound
+          : op === "add" || op === "sub"
+            ? a.bound + b.bound
+            : Math.max(a.bound, b.bound);
       this.#result(a.tensor[op](b.tensor), bound, `${op} ${a.name} ${b.name}`);
     },
     scalar: () => {
@@ -232,7 +254,11 @@ class Maker {
       const b = this.find([a.tensor.dtype], same, () => a.tensor.shape, 0.3);
       // Conditions compare leaves or whole numbers: they must not depend on rounding.
       const condition = this.find(["bool"], same, () => (this.dice.chance(0.3) ? [] : a.tensor.shape), 0.3);
-      this.#result(where(condition.tensor, a.tensor, b.tensor), Math.max(a.bound, b.bound), `where ${condition.name} ${a.name} ${b.name}`);
+      this.#result(
+        where(condition.tensor, a.tensor, b.tensor),
+        Math.max(a.bound, b.bound),
+        `where ${condition.name} ${a.name} ${b.name}`,
+      );
     },
     compare: () => {
       if (!this.whole) return;
@@ -242,8 +268,16 @@ class Maker {
     },
     logic: () => {
       const a = this.any(["bool"]);
-      const b = this.find(["bool"], ({ shape }) => broadcastShapes(a.tensor.shape, shape) !== undefined, () => a.tensor.shape);
-      const tensor = this.dice.pick([() => a.tensor.logicalAnd(b.tensor), () => a.tensor.logicalOr(b.tensor), () => a.tensor.logicalNot()])();
+      const b = this.find(
+        ["bool"],
+        ({ shape }) => broadcastShapes(a.tensor.shape, shape) !== undefined,
+        () => a.tensor.shape,
+      );
+      const tensor = this.dice.pick([
+        () => a.tensor.logicalAnd(b.tensor),
+        () => a.tensor.logicalOr(b.tensor),
+        () => a.tensor.logicalNot(),
+      ])();
       this.#result(tensor, 1, `logic ${a.name} ${b.name}`);
     },
     cast: () => {
@@ -260,8 +294,19 @@ class Maker {
       const count = sizeOf(axes.map((axis) => a.tensor.shape[axis]!));
       const keepDims = dice.chance(0.5);
       const whole = { sum: count * a.bound, max: a.bound, min: a.bound };
-      const real = { ...whole, mean: a.bound, l1Norm: count * a.bound, l2Norm: Math.sqrt(count) * a.bound, sumSquare: count * a.bound ** 2, logSumExp: a.bound + Math.log(count) };
-      const table: Readonly<Record<string, number>> = isFloat(a.tensor.dtype) ? (this.whole ? { ...whole, l1Norm: real.l1Norm, sumSquare: real.sumSquare } : real) : whole;
+      const real = {
+        ...whole,
+        mean: a.bound,
+        l1Norm: count * a.bound,
+        l2Norm: Math.sqrt(count) * a.bound,
+        sumSquare: count * a.bound ** 2,
+        logSumExp: a.bound + Math.log(count),
+      };
+      const table: Readonly<Record<string, number>> = isFloat(a.tensor.dtype)
+        ? this.whole
+          ? { ...whole, l1Norm: real.l1Norm, sumSquare: real.sumSquare }
+          : real
+        : whole;
       const op = dice.pick(Object.keys(table)) as "sum";
       let tensor = a.tensor[op](axes, { keepDims });
       let bound = table[op]!;
@@ -283,7 +328,12 @@ class Maker {
       const a = this.any(this.floats, ({ rank }) => rank > 0);
       const axes = a.tensor.shape.map((_, axis) => axis).slice(dice.int(0, a.tensor.rank - 1));
       const over = axes.map((axis) => a.tensor.shape[axis]!);
-      const gain = () => this.find([a.tensor.dtype], ({ shape }) => sameShape(shape, over), () => over).tensor;
+      const gain = () =>
+        this.find(
+          [a.tensor.dtype],
+          ({ shape }) => sameShape(shape, over),
+          () => over,
+        ).tensor;
       const scaled = a.tensor.mul(2);
       const tensor = dice.pick([
         () => scaled.softmax(dice.int(0, a.tensor.rank - 1)),
@@ -302,9 +352,14 @@ class Maker {
       const n = dice.pick(this.#palette);
       const lead = a.tensor.shape.slice(0, -2).map((extent) => (dice.chance(0.3) ? 1 : extent));
       const fits = ({ shape, rank }: Tensor) =>
-        rank >= 2 && shape.at(transposeY ? -1 : -2) === k && broadcastShapes(shape.slice(0, -2), a.tensor.shape.slice(0, -2)) !== undefined;
+        rank >= 2 &&
+        shape.at(transposeY ? -1 : -2) === k &&
+        broadcastShapes(shape.slice(0, -2), a.tensor.shape.slice(0, -2)) !== undefined;
       const b = this.tiny(
-        this.find([a.tensor.dtype], fits, () => [...lead.slice(dice.int(0, lead.length)), ...(transposeY ? [n, k] : [k, n])]),
+        this.find([a.tensor.dtype], fits, () => [
+          ...lead.slice(dice.int(0, lead.length)),
+          ...(transposeY ? [n, k] : [k, n]),
+        ]),
       );
       if (a.tensor.size * b.tensor.size > 3e8) return;
       let tensor = a.tensor.matmul(b.tensor, { transposeX, transposeY });
@@ -321,9 +376,19 @@ class Maker {
       const k = a.tensor.shape.at(-1)!;
       const n = dice.pick(this.#palette);
       const { dtype } = a.tensor;
-      const w = this.tiny(this.find([dtype], ({ shape, rank }) => rank === 2 && shape[1] === k, () => [n, k]));
+      const w = this.tiny(
+        this.find(
+          [dtype],
+          ({ shape, rank }) => rank === 2 && shape[1] === k,
+          () => [n, k],
+        ),
+      );
       const bias = dice.chance(0.5)
-        ? this.find([dtype], ({ shape, rank }) => rank === 1 && shape[0] === w.tensor.shape[0], () => [w.tensor.shape[0]!])
+        ? this.find(
+            [dtype],
+            ({ shape, rank }) => rank === 1 && shape[0] === w.tensor.shape[0],
+            () => [w.tensor.shape[0]!],
+          )
         : undefined;
       let tensor = a.tensor.linear(w.tensor, bias?.tensor);
       let bound = a.bound * w.bound * k + (bias?.bound ?? 0);
@@ -336,14 +401,22 @@ class Maker {
     conv: () => {
       const { dice } = this;
       const a = this.tiny(
-        this.find(this.floats, ({ rank, size }) => (rank === 3 || rank === 4) && size < 8000, () => [dice.int(1, 2), dice.int(1, 4), dice.int(3, 17), dice.int(3, 9)]),
+        this.find(
+          this.floats,
+          ({ rank, size }) => (rank === 3 || rank === 4) && size < 8000,
+          () => [dice.int(1, 2), dice.int(1, 4), dice.int(3, 17), dice.int(3, 9)],
+        ),
       );
       const channels = a.tensor.shape[1]!;
       const kernel = a.tensor.shape.slice(2).map((extent) => Math.min(extent, dice.int(1, 3)));
       const w = this.tiny(this.leaf(a.tensor.dtype, [dice.int(1, 5), channels, ...kernel]));
       const bound = a.bound * w.bound * channels * sizeOf(kernel);
       if (channels > 64) return;
-      this.#result(a.tensor.conv(w.tensor, { padType: dice.pick(["valid", "same"] as const) }), bound, `conv ${a.name} ${w.name}`);
+      this.#result(
+        a.tensor.conv(w.tensor, { padType: dice.pick(["valid", "same"] as const) }),
+        bound,
+        `conv ${a.name} ${w.name}`,
+      );
     },
     view: () => {
       let value = this.any(this.all);
@@ -359,7 +432,11 @@ class Maker {
       const axis = dice.int(0, shape.length - 1);
       const tensors = [a, ...others].map(({ tensor }) => tensor);
       const tensor = dice.chance(0.7) || shape.length === 5 ? concat(tensors, axis) : stack(tensors, axis);
-      this.#result(tensor, Math.max(a.bound, ...others.map(({ bound }) => bound)), `join ${[a, ...others].map(({ name }) => name)} at ${axis}`);
+      this.#result(
+        tensor,
+        Math.max(a.bound, ...others.map(({ bound }) => bound)),
+        `join ${[a, ...others].map(({ name }) => name)} at ${axis}`,
+      );
     },
     /** Parts of an array, changed one by one and put together again. */
     rejoin: () => {
@@ -383,7 +460,11 @@ class Maker {
       const { dice } = this;
       const a = this.any(this.numbers, ({ rank }) => rank > 0);
       const axis = dice.int(0, a.tensor.rank - 1);
-      this.#result(a.tensor.gather(this.#indices(a.tensor.shape[axis]!, dice.pick([[], [1], [5], [2, 9], [33]])), axis), a.bound, `gather ${a.name} at ${axis}`);
+      this.#result(
+        a.tensor.gather(this.#indices(a.tensor.shape[axis]!, dice.pick([[], [1], [5], [2, 9], [33]])), axis),
+        a.bound,
+        `gather ${a.name} at ${axis}`,
+      );
     },
     scatter: () => {
       const { dice } = this;
@@ -393,10 +474,20 @@ class Maker {
       const count = dice.pick([1, 5, 17]);
       const wanted = shape.map((extent, i) => (i === axis ? count : extent));
       if (sizeOf(wanted) > this.#options.most) return;
-      const updates = this.small(this.find([dtype], (tensor) => sameShape(tensor.shape, wanted), () => wanted));
+      const updates = this.small(
+        this.find(
+          [dtype],
+          (tensor) => sameShape(tensor.shape, wanted),
+          () => wanted,
+        ),
+      );
       const mode = dice.pick(["add", "update"] as const);
       const data = dice.chance(0.3) ? a.tensor.filled(0, shape) : a.tensor;
-      this.#result(data.scatter(this.#indices(shape[axis]!, [count]), updates.tensor, { axis, mode }), a.bound + count * updates.bound, `scatter ${mode} ${a.name} ${updates.name} at ${axis}`);
+      this.#result(
+        data.scatter(this.#indices(shape[axis]!, [count]), updates.tensor, { axis, mode }),
+        a.bound + count * updates.bound,
+        `scatter ${mode} ${a.name} ${updates.name} at ${axis}`,
+      );
     },
     cumsum: () => {
       const { dice } = this;
@@ -452,7 +543,10 @@ class Maker {
         const axis = dice.int(0, rank - 1);
         const cut = Math.max(1, dice.int(1, shape[axis]!));
         const at = dice.int(0, shape[axis]! - cut);
-        return x.sliceBySize(shape.map((_, i) => (i === axis ? at : 0)), shape.map((extent, i) => (i === axis ? cut : extent)));
+        return x.sliceBySize(
+          shape.map((_, i) => (i === axis ? at : 0)),
+          shape.map((extent, i) => (i === axis ? cut : extent)),
+        );
       },
       pad: () => {
         if (rank === 0 || !isFloat(x.dtype)) return undefined;
@@ -462,7 +556,10 @@ class Maker {
       tile: () => (rank > 0 ? x.tile(shape.map(() => dice.pick([1, 1, 2, 3]))) : undefined),
       expandDims: () => (rank < 5 ? x.expandDims(dice.int(0, rank)) : undefined),
       squeeze: () => (shape.includes(1) ? x.squeeze() : undefined),
-      broadcast: () => (rank < 4 && rank > 0 ? x.expandDims(dice.int(0, rank)).tile(Array.from({ length: rank + 1 }, () => dice.pick([1, 1, 2]))) : undefined),
+      broadcast: () =>
+        rank < 4 && rank > 0
+          ? x.expandDims(dice.int(0, rank)).tile(Array.from({ length: rank + 1 }, () => dice.pick([1, 1, 2])))
+          : undefined,
     };
     const kind = dice.pick(Object.keys(kinds));
     const tensor = kinds[kind]!();
@@ -477,7 +574,9 @@ class Maker {
     const result: number[] = [];
     const rank = dice.int(1, 4);
     while (result.length < rank - 1) {
-      const divisors = [...new Set([...this.#palette, ...shape, 2, 3, 4, 8, 16])].filter((extent) => rest % extent === 0);
+      const divisors = [...new Set([...this.#palette, ...shape, 2, 3, 4, 8, 16])].filter(
+        (extent) => rest % extent === 0,
+      );
       const extent = dice.pick(divisors);
       result.push(extent);
       rest /= extent;
@@ -519,5 +618,12 @@ export function randomProgram(seed: number, options: ProgramOptions = {}): Rando
     const next = maker.small(dice.pick(fits.slice(-4)));
     if (next.bound <= 3) update.set(state.tensor, next.tensor);
   }
-  return { outputs, update, feeds: maker.feeds, floatFeeds: maker.floatFeeds, text: maker.text, values: maker.pool.map(({ tensor }) => tensor) };
+  return {
+    outputs,
+    update,
+    feeds: maker.feeds,
+    floatFeeds: maker.floatFeeds,
+    text: maker.text,
+    values: maker.pool.map(({ tensor }) => tensor),
+  };
 }

@@ -595,7 +595,7 @@ describe("compile refuses", () => {
   });
 
   test("engines that are not there", async () => {
-    for (const { name } of listEngines().filter(({ available }) => !available)) {
+    for (const { name } of (await listEngines()).filter(({ available }) => !available)) {
       await refused(
         compile({ x: [1] }, ({ x }) => ({ y: x.add(1) }), { engine: name }),
         "UNSUPPORTED",

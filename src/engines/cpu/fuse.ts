@@ -1,7 +1,7 @@
 // Fusion: which maps and reductions are computed by one loop, and in which order the loops run.
 
-import { sizeOf, type Shape } from "../../core/shape.ts";
-import { accessOf, Arr, contiguous, type Graph, operandsOf, reshapeStrides } from "./graph.ts";
+import { type Shape, sizeOf } from "../../core/shape.ts";
+import { Arr, accessOf, contiguous, type Graph, operandsOf, reshapeStrides } from "./graph.ts";
 
 /** A loop over `dims`, rows of `columns` elements where something is reduced or known by row; or one array that is made otherwise. */
 export interface Group {
@@ -150,7 +150,11 @@ class Fuser {
       for (const operand of reads) {
         const root = rootOf(operand);
         if (root.source.kind !== "map" || this.#outputs.has(root) || this.#uses.get(root)!.length > 1) continue;
-        if (root.size !== (target.source as { x: Arr }).x.size || this.#relation(operand, squeeze(root.shape), 0) !== "same") continue;
+        if (
+          root.size !== (target.source as { x: Arr }).x.size ||
+          this.#relation(operand, squeeze(root.shape), 0) !== "same"
+        )
+          continue;
         this.#absorbed.set(root, target);
       }
     }
@@ -298,8 +302,10 @@ class Fuser {
   #operands(group: Group, further: Arr): number {
     const touched = new Set<Arr>();
     for (const member of [...group.members, further]) {
-      for (const operand of operandsOf(member)) if (this.#groupOf.get(rootOf(operand)) !== group) touched.add(rootOf(operand));
-      if (this.#outputs.has(member) || this.#uses.get(member)?.some((use) => this.#groupOf.get(use) !== group)) touched.add(member);
+      for (const operand of operandsOf(member))
+        if (this.#groupOf.get(rootOf(operand)) !== group) touched.add(rootOf(operand));
+      if (this.#outputs.has(member) || this.#uses.get(member)?.some((use) => this.#groupOf.get(use) !== group))
+        touched.add(member);
     }
     return touched.size;
   }
@@ -358,7 +364,9 @@ class Fuser {
     const outside = [...touched].filter((array) => {
       const group = this.#groupOf.get(array);
       if (group !== a && group !== b) return true;
-      return this.#outputs.has(array) || this.#uses.get(array)?.some((use) => ![a, b].includes(this.#groupOf.get(use)!));
+      return (
+        this.#outputs.has(array) || this.#uses.get(array)?.some((use) => ![a, b].includes(this.#groupOf.get(use)!))
+      );
     });
     if (outside.length > operandLimit && size > 1) return false;
     const merged: Group = { ...a, dims, columns, members: members.sort((x, y) => x.id - y.id) };
@@ -405,7 +413,8 @@ class Fuser {
       }
     };
     for (const group of groups) for (const member of group.members) read(member, group);
-    for (const group of groups) if (group.kind === "single" || group.kind === "columns") for (const member of group.members) stored.add(member);
+    for (const group of groups)
+      if (group.kind === "single" || group.kind === "columns") for (const member of group.members) stored.add(member);
     return { groups: this.#order(groups), groupOf: this.#groupOf, stored };
   }
 
@@ -415,7 +424,9 @@ class Fuser {
     const waiting = new Map<Group, number>();
     const dependents = new Map<Group, Group[]>();
     for (const group of groups) {
-      const sources = new Set(group.members.flatMap((member) => [...this.#sources(member)]).filter((source) => source !== group));
+      const sources = new Set(
+        group.members.flatMap((member) => [...this.#sources(member)]).filter((source) => source !== group),
+      );
       waiting.set(group, sources.size);
       for (const source of sources) {
         const known = dependents.get(source) ?? [];

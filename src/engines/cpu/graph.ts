@@ -8,7 +8,7 @@ import type { Native, NativeArray, Piece } from "../../ops/native.ts";
 import type { Lane, Lanes } from "../../ops/vector.ts";
 import type { Node } from "./expression.ts";
 import type { ReduceKind } from "./machine.ts";
-import { Expressions } from "./math.ts";
+import type { Expressions } from "./math.ts";
 
 /** How a view's elements stand in what it looks at. */
 export type ViewKind =
@@ -246,7 +246,15 @@ class Builder implements Native<Arr> {
   }
 
   scatter(data: Arr, indices: Arr, updates: Arr, axis: number, mode: "add" | "update"): Arr {
-    return this.make(data.dtype, data.shape, { kind: "scatter", data, indices, updates, axis, mode, at: this.instruction });
+    return this.make(data.dtype, data.shape, {
+      kind: "scatter",
+      data,
+      indices,
+      updates,
+      axis,
+      mode,
+      at: this.instruction,
+    });
   }
 }
 
@@ -257,9 +265,15 @@ interface ScatterInto {
   readonly into: number;
 }
 
+/** True for an array of zeros. */
+export function isZero(data: ValueArray): boolean {
+  for (let i = 0; i < data.length; i++) if (data[i] !== 0) return false;
+  return true;
+}
+
 /** Additions of a scatter over zeros that nobody else reads: they may scatter into the other operand instead (the derivative of an embedding that is also the output head). */
 function scattersIntoSums(program: Program): Map<number, ScatterInto> {
-  const zeros = new Set(program.constants.flatMap(({ value, data }) => (data.every((each) => each === 0) ? [value] : [])));
+  const zeros = new Set(program.constants.flatMap(({ value, data }) => (isZero(data) ? [value] : [])));
   const uses = new Map<number, number>();
   for (const { inputs } of program.instructions)
     for (const value of inputs) uses.set(value, (uses.get(value) ?? 0) + 1);
@@ -326,7 +340,10 @@ export function buildGraph(program: Program, strict: boolean): Graph {
     const made = (Array.isArray(lowered) ? lowered : [lowered]) as Arr[];
     for (const [i, array] of made.entries()) {
       const { dtype, shape } = avals[i]!;
-      const same = array.dtype === dtype && array.shape.length === shape.length && array.shape.every((extent, axis) => extent === shape[axis]);
+      const same =
+        array.dtype === dtype &&
+        array.shape.length === shape.length &&
+        array.shape.every((extent, axis) => extent === shape[axis]);
       invariant(same, () => `the native form of ${op.name} gives ${array.dtype} ${array.shape}, not ${dtype} ${shape}`);
       values[results[i]!] = array;
     }

@@ -1,29 +1,21 @@
 // The CPU engine: programs compiled to native code.
 
 import { type DType, dtypeBytes, newValues, type ValueArray } from "../../core/dtype.ts";
-import {
-  AbortedError,
-  ConfigError,
-  DisposedError,
-  EngineError,
-  formatAval,
-  invariant,
-} from "../../core/errors.ts";
+import { AbortedError, ConfigError, DisposedError, EngineError, formatAval, invariant } from "../../core/errors.ts";
 import { packFloat16, unpackFloat16 } from "../../core/float16.ts";
 import { type Aval, type Shape, sizeOf } from "../../core/shape.ts";
 import type { Program } from "../../ir/program.ts";
 import { type KernelArray, operandsByName } from "../../ops/define.ts";
-import type {
-  Binding,
-  Buffer,
-  Engine,
-  Executable,
-  ExecutableReport,
-  LoadOptions,
-  StepReport,
-} from "../engine.ts";
-import { availableCores, type NativeCode, type NativeMemory, openSystem, type System } from "../os/index.ts";
-import { Job, type Step } from "./driver/job.ts";
+import type { Binding, Buffer, Engine, Executable, ExecutableReport, LoadOptions, StepReport } from "../engine.ts";
+import {
+  availableCores,
+  type NativeCode,
+  type NativeMemory,
+  openSystem,
+  reclaimViews,
+  type System,
+} from "../os/index.ts";
+import { Job, type Outcome, type Step } from "./driver/job.ts";
 import { Team } from "./driver/team.ts";
 import { chooseIsa, cpuFeatures } from "./isa/features.ts";
 import { X64 } from "./isa/x64.ts";
@@ -39,15 +31,18 @@ class CpuBuffer implements Buffer {
   readonly memory: NativeMemory;
   readonly bytes: Uint8Array<ArrayBuffer>;
 
-  constructor(system: System, { dtype, shape }: Aval, tight: boolean) {
+  readonly #engine: CpuEngine;
+
+  constructor(engine: CpuEngine, { dtype, shape }: Aval, tight: boolean) {
+    this.#engine = engine;
     this.dtype = dtype;
     this.shape = shape;
-    this.memory = system.allocate(sizeOf(shape) * dtypeBytes[dtype], { tight });
+    this.memory = engine.system.allocate(sizeOf(shape) * dtypeBytes[dtype], { tight });
     this.bytes = this.memory.bytes;
   }
 
   [Symbol.dispose](): void {
-    this.memory.dispose();
+    this.#engine.afterRun(() => this.memory.dispose());
   }
 }
 
@@ -116,12 +111,19 @@ class CpuExecutable implements Executable {
       values.set(array.source.data);
       pack(values, array.dtype, target);
     }
-    engine.team.reserveScratch(plan.scratchBytes);
-    if (plan.setup.length > 0) {
-      const none = new Map<string, Buffer>();
-      using job = new Job(system, plan.setup.map((step) => this.#step(step, none)));
-      engine.team.runSync(job);
-    }
+  }
+
+  /** What needs the threads: their scratch memory, and packing constants. No run is in flight. */
+  prepare(): void {
+    const { plan } = this.#alive();
+    const { team, system } = this.#engine;
+    team.reserveScratch(plan.scratchBytes);
+    if (plan.setup.length === 0) return;
+    using job = new Job(
+      system,
+      plan.setup.map((step) => this.#step(step, new Map())),
+    );
+    team.runSync(job);
   }
 
   report(): ExecutableReport {
@@ -143,7 +145,10 @@ class CpuExecutable implements Executable {
     return this.#compiled;
   }
 
-  #memory(storage: Storage, buffers: ReadonlyMap<string, Buffer>): { address: number; bytes: () => Uint8Array<ArrayBuffer> } {
+  #memory(
+    storage: Storage,
+    buffers: ReadonlyMap<string, Buffer>,
+  ): { address: number; bytes: () => Uint8Array<ArrayBuffer> } {
     const { arena, constants } = this.#alive();
     if (storage.kind === "port") {
       const { memory } = buffers.get(storage.port!) as CpuBuffer;
@@ -217,7 +222,11 @@ class CpuExecutable implements Executable {
         bytes: 0,
       });
       const small = work.flops < smallWork.flops && work.bytes < smallWork.bytes;
-      const job = new Job(this.#engine.system, steps.map((step) => this.#step(step, buffers)), { small, profile: this.#profile });
+      const job = new Job(
+        this.#engine.system,
+        steps.map((step) => this.#step(step, buffers)),
+        { small, profile: this.#profile },
+      );
       this.#jobs.add(job);
       parts.push(job);
       steps = [];
@@ -234,43 +243,43 @@ class CpuExecutable implements Executable {
     return {
       runSync: () => {
         this.#alive();
-        const started = performance.now();
         for (const part of parts) {
           if (typeof part === "function") part();
           else if (team.runSync(part) !== "done") throw this.#failure(part);
         }
-        if (this.#profile) this.#time(parts, performance.now() - started);
+        if (this.#profile) this.#time(parts);
       },
       run: async (signal) => {
-        const started = performance.now();
         for (const part of parts) {
           this.#alive();
           if (signal?.aborted) throw new AbortedError("run", signal);
           if (typeof part === "function") part();
           else {
             // State in place is replaced step by step: such a program runs to its end.
-            const outcome = await team.run(part, this.#inPlace.size === 0 ? signal : undefined);
+            const outcome = await this.#engine.run(part, this.#inPlace.size === 0 ? signal : undefined);
+            this.#alive();
             if (outcome === "stopped" && signal !== undefined) throw new AbortedError("run", signal);
             if (outcome !== "done") throw this.#failure(part);
           }
         }
         this.#alive();
-        if (this.#profile) this.#time(parts, performance.now() - started);
+        if (this.#profile) this.#time(parts);
       },
     };
   }
 
-  /** Turns time stamps into milliseconds: all steps together took about as long as the run. */
-  #time(parts: readonly (Job | (() => void))[], ms: number): void {
-    const ticks = parts.flatMap((part) => (part instanceof Job ? part.ticks.map(({ start, end }) => end - start) : [0]));
-    const jobs = parts.filter((part) => part instanceof Job).map((part) => part.ticks);
-    const span = jobs.reduce((sum, each) => sum + (each.at(-1)!.end - each[0]!.start), 0);
-    this.#times = ticks.map((each) => (span === 0 ? 0 : (each * ms) / span));
+  /** Keeps the time of every step; reference steps are not timed. */
+  #time(parts: readonly (Job | (() => void))[]): void {
+    const { ticksPerMicrosecond } = this.#engine.team;
+    this.#times = parts.flatMap((part) =>
+      part instanceof Job ? part.ticks.map(({ start, end }) => (end - start) / ticksPerMicrosecond / 1000) : [0],
+    );
   }
 
   /** The error that a kernel reported. */
   #failure(job: Job): Error {
-    const [code, index, extent, at] = [...job.error].map(Number) as [number, number, number, number];
+    const words = job.error.map((word) => Number(BigInt.asIntN(64, word)));
+    const [code, index, extent, at] = words as [number, number, number, number];
     const op = this.program.instructions[at]?.op.name ?? "program";
     if (code === 1) return new ConfigError(op, `index ${index} is outside an axis of ${extent}`);
     return new EngineError("cpu", `${op} failed with code ${code}`);
@@ -280,10 +289,14 @@ class CpuExecutable implements Executable {
     const compiled = this.#compiled;
     if (compiled === undefined) return;
     this.#compiled = undefined;
-    for (const job of this.#jobs) job.dispose();
-    compiled.code?.dispose();
-    compiled.arena?.dispose();
-    compiled.constants?.dispose();
+    // A run that replaces state in place goes on to its end: other programs may share the state.
+    if (this.#inPlace.size === 0) for (const job of this.#jobs) job.stop();
+    this.#engine.afterRun(() => {
+      for (const job of this.#jobs) job.dispose();
+      compiled.code?.dispose();
+      compiled.arena?.release();
+      compiled.constants?.release();
+    });
   }
 }
 
@@ -296,6 +309,10 @@ class CpuEngine implements Engine {
   readonly strict: boolean;
   readonly team: Team;
   readonly #tight: boolean;
+  /** Set while a run is in flight. */
+  #running: Promise<void> | undefined;
+  readonly #afterRun: (() => void)[] = [];
+  #disposed = false;
 
   constructor(system: System, isa: Isa, threads: number, { reason, strict, tight }: Settings) {
     this.reason = `${reason}; ${isa === "avx512" ? "AVX-512" : "AVX2"}, ${threads === 1 ? "1 thread" : `${threads} threads`}`;
@@ -308,14 +325,49 @@ class CpuEngine implements Engine {
   }
 
   allocate(aval: Aval): Buffer {
-    return new CpuBuffer(this.system, aval, this.#tight);
+    return new CpuBuffer(this, aval, this.#tight);
   }
 
   async load(program: Program, options: LoadOptions = {}): Promise<Executable> {
-    return new CpuExecutable(this, program, options);
+    await reclaimViews();
+    const executable = new CpuExecutable(this, program, options);
+    try {
+      while (this.#running !== undefined) await this.#running;
+      if (this.#disposed) throw new DisposedError("the engine");
+      executable.prepare();
+    } catch (error) {
+      executable[Symbol.dispose]();
+      throw error;
+    }
+    return executable;
+  }
+
+  /** Runs a job on the engine's threads; what was disposed meanwhile is freed at the end. */
+  async run(job: Job, signal: AbortSignal | undefined): Promise<Outcome> {
+    const run = this.team.run(job, signal);
+    const ended = run.then(
+      () => {},
+      () => {},
+    );
+    this.#running = ended;
+    try {
+      await run;
+    } finally {
+      this.#running = undefined;
+      for (const free of this.#afterRun.splice(0)) free();
+    }
+    if (this.#disposed) throw new DisposedError("the engine");
+    return run;
+  }
+
+  /** Calls `free` once no run is in flight. */
+  afterRun(free: () => void): void {
+    if (this.#running === undefined) free();
+    else this.#afterRun.push(free);
   }
 
   [Symbol.dispose](): void {
+    this.#disposed = true;
     this.team.dispose();
   }
 }
@@ -328,16 +380,17 @@ interface Settings {
   readonly tight: boolean;
 }
 
-/** What the environment asks for; see docs/engines.md. */
-export interface CpuEnvironment {
-  readonly ANEKIT_ISA?: string | undefined;
-  readonly ANEKIT_THREADS?: string | undefined;
-  readonly ANEKIT_STRICT?: string | undefined;
-  readonly ANEKIT_GUARD?: string | undefined;
-}
+/** What the environment may ask for; see docs/engines.md. */
+type Variable = "ANEKIT_ISA" | "ANEKIT_THREADS" | "ANEKIT_STRICT" | "ANEKIT_GUARD";
+export type CpuEnvironment = { readonly [K in Variable]?: string | undefined };
 
 /** Opens the engine. @throws {EngineError} that says why native code cannot be generated or run here. */
 export async function createCpu(reason: string, environment: CpuEnvironment = {}): Promise<Engine> {
+  if (process.arch !== "x64") {
+    throw new EngineError("cpu", `there is no code generator for ${process.arch}, only for x64`, {
+      remedy: 'use engine "sim"',
+    });
+  }
   const system = await openSystem();
   const isa = chooseIsa(cpuFeatures(system), environment.ANEKIT_ISA);
   const threads = availableCores(environment.ANEKIT_THREADS);

@@ -2,7 +2,7 @@
 
 import { invariant } from "../../core/errors.ts";
 import { rootOf } from "./fuse.ts";
-import { accessOf, Arr, contiguous, type Graph, operandsOf } from "./graph.ts";
+import { Arr, accessOf, contiguous, type Graph, operandsOf } from "./graph.ts";
 
 /** Where a root's elements are stored: in its own memory, or as part of another root's. */
 export interface Place {
@@ -14,7 +14,10 @@ export interface Place {
 export class Layout {
   /** Strides of roots that are not in row-major order. */
   readonly #strides = new Map<Arr, readonly number[]>();
-  readonly #hosts = new Map<Arr, { readonly host: Arr; readonly offset: number; readonly strides: readonly number[] }>();
+  readonly #hosts = new Map<
+    Arr,
+    { readonly host: Arr; readonly offset: number; readonly strides: readonly number[] }
+  >();
 
   /** Strides of a root as views of it see them. */
   readonly stridesOf = (root: Arr): readonly number[] => this.#strides.get(root) ?? contiguous(root.shape);
@@ -64,7 +67,13 @@ export function layOut(graph: Graph): { graph: Graph; layout: Layout } {
   for (const array of graph.arrays) {
     if (array.source.kind === "view" && accessOf(array, layout.stridesOf) === undefined) {
       const { of, view } = array.source;
-      const copy = new Arr(++lastId, of.dtype, of.shape, { kind: "map", operands: [of], f: (_v, lanes) => lanes[0]! }, "copy");
+      const copy = new Arr(
+        ++lastId,
+        of.dtype,
+        of.shape,
+        { kind: "map", operands: [of], f: (_v, lanes) => lanes[0]! },
+        "copy",
+      );
       array.source = { kind: "view", of: copy, view };
       arrays.push(copy);
     }
@@ -90,7 +99,10 @@ function placePieces(graph: Graph, layout: Layout): void {
     if (source.kind !== "assemble" || source.fill !== undefined) continue;
     const strides = contiguous(array.shape);
     for (const { x, begin, stride } of source.pieces) {
-      if (x.source.kind !== "map" || readers.get(x) !== 1 || stride.at(-1) !== 1 || x.dtype !== array.dtype) continue;
+      if (x.source.kind !== "map" || readers.get(x) !== 1 || x.dtype !== array.dtype) continue;
+      // Loops store along a dimension of stride 1.
+      const last = x.shape.findLastIndex((extent) => extent > 1);
+      if (last >= 0 && strides[last]! * stride[last]! !== 1) continue;
       invariant(x.shape.length === array.shape.length, () => "a piece of another rank");
       const offset = begin.reduce((sum, at, axis) => sum + at * strides[axis]!, 0);
       layout.put(

@@ -32,7 +32,8 @@ interface Case {
   readonly edges: readonly (readonly [number, number])[];
 }
 
-const keepsZero = [[0, 0], [-0, -0], [nan, nan]] as const; // biome-ignore format: a row
+// biome-ignore format: a row
+const keepsZero = [[0, 0], [-0, -0], [nan, nan]] as const;
 const keepsTiny = [
   [smallest, smallest],
   [-smallest, -smallest],
@@ -40,6 +41,7 @@ const keepsTiny = [
   [-smallestNormal, -smallestNormal],
 ] as const;
 
+// biome-ignore format: edges as rows
 const cases = {
   exp: {
     reference: Math.exp,
@@ -167,7 +169,7 @@ const cases = {
     direction: 1,
     edges: [...keepsZero, ...keepsTiny, [1, inf], [-1, -inf], [1.0000001, nan], [-2, nan], [inf, nan], [largest, nan]],
   },
-} as const satisfies Record<string, Case>; // biome-ignore format: edges as rows
+} as const satisfies Record<string, Case>;
 
 type Unary = keyof typeof cases;
 const unary = Object.keys(cases) as readonly Unary[];

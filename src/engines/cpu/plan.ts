@@ -9,11 +9,12 @@ import type { Node } from "./expression.ts";
 import { domainOf, expand, type Fused, fuse, type Group, rootOf, rowDims } from "./fuse.ts";
 import {
   type Access,
-  accessOf,
   type Arr,
+  accessOf,
   buildGraph,
   contiguous,
   type Graph,
+  isZero,
   operandsOf,
   type ReferenceCall,
   reshapeStrides,
@@ -145,6 +146,7 @@ class Planner {
     for (const { members } of this.#fused.groups)
       for (const member of members)
         for (const root of this.#reads(member)) this.#readers.set(root, (this.#readers.get(root) ?? 0) + 1);
+    for (const array of this.#staged) this.#readers.set(array, (this.#readers.get(array) ?? 0) + 1);
     for (const group of this.#fused.groups) this.#group(group);
     for (const array of this.#staged) this.#copyOut(array);
     const arenaBytes = this.#arena();
@@ -407,10 +409,13 @@ class Planner {
     /** The lane of an operand as `reader` sees it. */
     const lane = (operand: Arr, reader: Arr): Node => {
       const root = rootOf(operand);
-      if (members.has(root)) return valueOf(root);
+      if (members.has(root)) return laneOf(root);
       if (!this.#fused.groupOf.has(root) && root.source.kind === "map") return mapOf(root); // absorbed
       const access = this.#access(expand(operand, reader));
-      return v.operand(touch(access, operand.dtype, over(domainOf(reader), access.strides)).index, typeOf(operand.dtype));
+      return v.operand(
+        touch(access, operand.dtype, over(domainOf(reader), access.strides)).index,
+        typeOf(operand.dtype),
+      );
     };
     const mapOf = (array: Arr): Node => {
       const source = array.source as Arr["source"] & { kind: "map" };
@@ -419,7 +424,7 @@ class Planner {
         source.operands.map((operand) => lane(operand, array)),
       );
     };
-    const valueOf = (array: Arr): Node => {
+    const laneOf = (array: Arr): Node => {
       let known = lanes.get(array);
       if (known !== undefined) return known;
       if (array.source.kind === "reduce") {
@@ -431,14 +436,13 @@ class Planner {
       counts.set(array.operator, (counts.get(array.operator) ?? 0) + 1);
       return known;
     };
-    for (const member of group.members) valueOf(member);
+    for (const member of group.members) laneOf(member);
     const stores = group.members
       .filter((member) => this.#fused.stored.has(member))
       .map((member) => {
         const { strides } = this.#layout.place(member);
         const shape = member.shape;
-        const nestStrides =
-          group.kind === "columns" ? this.#columnStrides(member, dims) : over(shape, strides);
+        const nestStrides = group.kind === "columns" ? this.#columnStrides(member, dims) : over(shape, strides);
         const { index } = touch({ root: member, offset: 0, strides }, member.dtype, nestStrides);
         return { operand: index, value: lanes.get(member)! };
       });
@@ -523,7 +527,8 @@ class Planner {
     if (group.columns === 0 && group.kind === "loop") {
       // Any dimension may be the inner one.
       const cost = (axis: number) =>
-        spec.operands.reduce((sum, operand) => sum + (good(operand, axis) ? 0 : 1), 0) - (spec.dims[axis]! >= 16 ? 0.5 : 0);
+        spec.operands.reduce((sum, operand) => sum + (good(operand, axis) ? 0 : 1), 0) -
+        (spec.dims[axis]! >= 16 ? 0.5 : 0);
       const stores = new Set(spec.stores.map(({ operand }) => operand));
       const possible = spec.dims
         .map((_, axis) => axis)
@@ -635,9 +640,19 @@ class Planner {
       const { root, offset, strides } = this.#access(operand);
       const rank = operand.shape.length;
       const pad = batch.length - (rank - 2);
-      const [row, column] = transposed ? [strides[rank - 1]!, strides[rank - 2]!] : [strides[rank - 2]!, strides[rank - 1]!];
-      const batchStrides = batch.map((_, axis) => (axis < pad || operand.shape[axis - pad] === 1 ? 0 : strides[axis - pad]!));
-      return { place: this.#place(root, offset), dtype: operand.dtype as "fp16" | "fp32", row, column, batch: batchStrides };
+      const [row, column] = transposed
+        ? [strides[rank - 1]!, strides[rank - 2]!]
+        : [strides[rank - 2]!, strides[rank - 1]!];
+      const batchStrides = batch.map((_, axis) =>
+        axis < pad || operand.shape[axis - pad] === 1 ? 0 : strides[axis - pad]!,
+      );
+      return {
+        place: this.#place(root, offset),
+        dtype: operand.dtype as "fp16" | "fp32",
+        row,
+        column,
+        batch: batchStrides,
+      };
     };
     const a = side(x, transposeX);
     const b = side(y, transposeY);
@@ -656,7 +671,9 @@ class Planner {
     const extents = [...batch];
     for (let axis = extents.length - 1; axis >= 0; axis--) {
       const extent = extents[axis]!;
-      const asRows = extent === 1 || (b.batch[axis] === 0 && (m === 1 || (a.batch[axis] === a.row * m && c.batch[axis] === c.row * m)));
+      const asRows =
+        extent === 1 ||
+        (b.batch[axis] === 0 && (m === 1 || (a.batch[axis] === a.row * m && c.batch[axis] === c.row * m)));
       if (!asRows) break;
       if (extent !== 1) {
         if (m === 1) [a.row, c.row] = [a.batch[axis]!, c.batch[axis]!];
@@ -733,8 +750,9 @@ class Planner {
     const { data, indices, updates, axis, mode, at } = array.source as Arr["source"] & { kind: "scatter" };
     const { isa, threads } = this.#options;
     const { source } = rootOf(data);
-    const inPlace = this.#takeOver(data, array);
-    const zeroData = source.kind === "constant" && source.data.every((value) => value === 0);
+    const others = [indices, updates].map((operand) => ownerOf(this.#storage(rootOf(operand))));
+    const inPlace = !others.includes(ownerOf(this.#storage(rootOf(data)))) && this.#takeOver(data, array);
+    const zeroData = source.kind === "constant" && isZero(source.data);
     const places = {
       data: zeroData ? undefined : this.#dense(data),
       index: this.#dense(indices),

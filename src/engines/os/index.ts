@@ -2,5 +2,5 @@
 
 export { availableCores } from "./cores.ts";
 export type { Address } from "./libc.ts";
-export type { AllocateOptions, NativeCode, NativeMemory } from "./memory.ts";
+export { type AllocateOptions, type NativeCode, type NativeMemory, reclaimViews } from "./memory.ts";
 export { type NativeThread, openSystem, type Pipe, type System, type ThreadOptions } from "./system.ts";

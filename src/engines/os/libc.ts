@@ -8,13 +8,6 @@ type Koffi = typeof import("koffi").default;
 /** An address in this process; addresses of user space fit 53 bits on every supported machine. */
 export type Address = number;
 
-/** Watches one file descriptor for the event loop. */
-export interface Poll {
-  ref(): void;
-  unref(): void;
-  close(): void;
-}
-
 /** The functions of the C library that engines need; addresses and sizes are numbers, results as in C. */
 export interface Libc {
   mmap(address: Address, bytes: number, protection: number, flags: number, fd: number, offset: number): Address;
@@ -24,7 +17,6 @@ export interface Libc {
   getpagesize(): number;
   /** A pipe that programs started later do not inherit. */
   pipe(fds: Int32Array): number;
-  read(fd: number, bytes: Uint8Array, count: number): number;
   close(fd: number): number;
   pthreadAttrInit(attributes: Uint8Array): number;
   pthreadAttrSetStackSize(attributes: Uint8Array, bytes: number): number;
@@ -54,7 +46,6 @@ export interface Foreign {
   errno(): string;
   /** Name of an error number that a function returned. */
   errorName(code: number): string;
-  poll(fd: number, readable: () => void): Poll;
 }
 
 /** Loads koffi and binds the C library. @throws {EngineError} where koffi is missing or refused, or the platform is not supported. */
@@ -97,7 +88,6 @@ export async function loadForeign(
     madvise: func("madvise", "int", "uintptr_t", "size_t", "int"),
     getpagesize: func("getpagesize", "int"),
     pipe: platform === "linux" ? linuxPipe(func) : posixPipe(func, library.func("int fcntl(int, int, ...)")),
-    read: func("read", "intptr_t", "int", "void*", "size_t"),
     close: func("close", "int", "int"),
     pthreadAttrInit: func("pthread_attr_init", "int", "void*"),
     pthreadAttrSetStackSize: func("pthread_attr_setstacksize", "int", "void*", "size_t"),
@@ -124,7 +114,6 @@ export async function loadForeign(
     view: (address, bytes) => koffi.view(BigInt(address), bytes),
     errno: () => errorName(koffi.errno()),
     errorName,
-    poll: (fd, readable) => koffi.node.poll(fd, { readable: true }, readable),
   };
 }
 

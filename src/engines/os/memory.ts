@@ -1,6 +1,7 @@
 // Native memory with guard pages around it; memory behind a view is unmapped only when no view is left.
 
-import { markAsUntransferable } from "node:worker_threads";
+import { setFlagsFromString } from "node:v8";
+import { runInNewContext } from "node:vm";
 import { ConfigError, DisposedError, EngineError } from "../../core/errors.ts";
 import type { Address, Foreign } from "./libc.ts";
 
@@ -87,8 +88,17 @@ export class NativeMemory implements Disposable {
     this.#disposed = true;
     const unmap = () => this.#foreign.libc.munmap(this.#mapping.base, this.#mapping.bytes);
     if (this.#bytes === undefined || this.size === 0) unmap();
-    else viewed.register(this.#bytes.buffer, { foreign: this.#foreign, mapping: this.#mapping });
+    else {
+      waiting++;
+      viewed.register(this.#bytes.buffer, { foreign: this.#foreign, mapping: this.#mapping });
+    }
     this.#bytes = undefined;
+  }
+
+  /** Gives the memory back at once: for memory whose views nobody but its owner has seen. */
+  release(): void {
+    this.#bytes = undefined;
+    this.dispose();
   }
 
   [Symbol.dispose](): void {
@@ -96,9 +106,11 @@ export class NativeMemory implements Disposable {
   }
 }
 
-/** Keeps memory and this object together: memory moved to another ArrayBuffer would be unmapped with the old one. */
+/**
+ * Keeps memory and this object together: memory moved to another ArrayBuffer would be unmapped with the old one. Node itself refuses to transfer
+ * external memory in messages; its markAsUntransferable would make Node 24 abort at its end.
+ */
 function pinned(buffer: ArrayBuffer): ArrayBuffer {
-  markAsUntransferable(buffer);
   const refuse = () => {
     throw new TypeError("memory of an engine cannot be transferred");
   };
@@ -108,10 +120,24 @@ function pinned(buffer: ArrayBuffer): ArrayBuffer {
   return buffer;
 }
 
-/** Mappings given up while JavaScript could still reach a view of them. */
+/** Mappings given up while JavaScript could still reach a view of them, and how many of them there are. */
+let waiting = 0;
 const viewed = new FinalizationRegistry(({ foreign, mapping }: { foreign: Foreign; mapping: Mapping }) => {
+  waiting--;
   foreign.libc.munmap(mapping.base, mapping.bytes);
 });
+
+/** A third of the mappings that Linux allows a process (vm.max_map_count), at three for each memory. */
+const waitingLimit = 7000;
+
+/** Collects garbage where many views of disposed memory wait for it: small programs make too little of it for a collection by itself. */
+export async function reclaimViews(): Promise<void> {
+  if (waiting < waitingLimit) return;
+  setFlagsFromString("--expose-gc");
+  (runInNewContext("gc") as () => void)();
+  // Finalizers run in later turns of the event loop.
+  for (let turn = 0; turn < 3; turn++) await new Promise((resolve) => setImmediate(resolve));
+}
 
 /** Machine code: written, then made readable and executable, never writable and executable at once. */
 export class NativeCode implements Disposable {

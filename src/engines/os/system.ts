@@ -1,7 +1,8 @@
 // What the operating system gives to engines: memory, executable code, calls into it, threads, and file descriptors to watch.
 
+import { Socket } from "node:net";
 import { EngineError } from "../../core/errors.ts";
-import { type Address, type Foreign, loadForeign, type Poll } from "./libc.ts";
+import { type Address, type Foreign, loadForeign } from "./libc.ts";
 import { type AllocateOptions, NativeCode, NativeMemory } from "./memory.ts";
 
 /** A thread that runs native code, to be joined. */
@@ -92,29 +93,27 @@ export class System {
 
   /** A pipe from native code to the event loop; `received` is called after one or more bytes came. */
   pipe(received: () => void): Pipe {
-    const { libc, errno, poll } = this.#foreign;
+    const { libc, errno } = this.#foreign;
     const fds = new Int32Array(2);
     if (libc.pipe(fds) !== 0) throw new EngineError("native code", `pipe failed: ${errno()}`);
     const [readFd, writeFd] = fds as unknown as [number, number];
-    const buffer = new Uint8Array(16);
-    const watch = poll(readFd, () => {
-      libc.read(readFd, buffer, buffer.length);
+    const callback = () => {
       received();
-    });
-    watch.unref();
+      return true;
+    };
+    // koffi's own watch on a descriptor crashes the process where a JavaScript thread ends with one open.
+    const onread = { buffer: new Uint8Array(16), callback };
+    const options = { fd: readFd, readable: true, writable: false, onread }; // @types/node has `onread` for connect() only
+    const socket = new Socket(options);
+    socket.unref();
     let open = true;
     return {
       writeFd,
-      hold: (held) => {
-        if (!open) return; // koffi does not survive it
-        if (held) watch.ref();
-        else watch.unref();
-      },
+      hold: (held) => void (held ? socket.ref() : socket.unref()),
       close: () => {
         if (!open) return;
         open = false;
-        (watch as Poll).close();
-        libc.close(readFd);
+        socket.destroy();
         libc.close(writeFd);
       },
     };

@@ -121,7 +121,7 @@ export class Job implements Disposable {
 
   /** Gives its memory back; no run may be in flight. */
   dispose(): void {
-    this.#memory.dispose();
+    this.#memory.release();
   }
 
   [Symbol.dispose](): void {

@@ -221,6 +221,14 @@ describe.skipIf(process.platform !== "linux" || process.arch !== "x64")("team", 
     }
   });
 
+  test("keeps its scratch memory where there is no more", () => {
+    using team = new Team(system, { threads: 2, scratchBytes: 64 });
+    expect(() => team.reserveScratch(2 ** 46)).toThrow("native memory");
+    using job = new Job(system, [step("scratch", 4, word(0), 64)]);
+    expect(team.runSync(job)).toBe("done");
+    expect(() => new Team(system, { threads: 2, scratchBytes: 2 ** 46 })).toThrow("native memory");
+  });
+
   test.each([1, 2, 8])("stops after the step in which a kernel reports an error: %d threads", async (threads) => {
     using team = new Team(system, { threads, cores: threads });
     for (const tasks of [1, 40]) {
@@ -424,7 +432,7 @@ describe.skipIf(process.platform !== "linux" || process.arch !== "x64")("process
         const { parentPort } = await import("node:worker_threads");
         for (let i = 0; i < 300; i++) { team.runSync(job(3, 100)); await team.run(job(3, 100)); }
         parentPort.postMessage("done");
-        if (\${keep}) await new Promise(() => setInterval(() => {}, 1000));
+        if (\${keep}) await team.run(job(1e5, 1e6)); // ended by terminate()
         if (\${dispose}) team.dispose();
       \`)));
       const workers = [start(false, true), start(false, false), start(true, false), start(true, false)];

@@ -37,7 +37,7 @@ export class Team implements Disposable {
   readonly #view: DataView;
   readonly #entries: Readonly<Record<"run" | "start" | "shutdown" | "stopConductor", (argument: Address) => void>>;
   readonly #caller: Address;
-  readonly #scratch: NativeMemory[] = [];
+  #scratch: readonly NativeMemory[] = [];
   #scratchBytes = 0;
   #workers: NativeThread[] | undefined;
   #conductor: { readonly thread: NativeThread; readonly pipe: Pipe } | undefined;
@@ -88,7 +88,12 @@ export class Team implements Disposable {
       view.setUint32(at + thread.wakeSet, index === 0 ? wakeSet.caller : wakeSet.worker, true);
     }
     this.#caller = address + control.bytes;
-    this.reserveScratch(Math.max(scratchBytes, 1));
+    try {
+      this.reserveScratch(Math.max(scratchBytes, 1));
+    } catch (error) {
+      this.dispose();
+      throw error;
+    }
   }
 
   /** Rate of the counter that a job's time stamps come from. */
@@ -100,12 +105,18 @@ export class Team implements Disposable {
   reserveScratch(bytes: number): void {
     this.#assertIdle();
     if (bytes <= this.#scratchBytes) return;
-    for (const memory of this.#scratch.splice(0)) memory.dispose();
-    for (let index = 0; index < this.threads; index++) {
-      const memory = this.#system.allocate(bytes + lineBytes);
-      this.#scratch.push(memory);
-      this.#setAddress(control.bytes + index * thread.bytes + thread.scratch, memory.address + lineBytes);
+    const grown: NativeMemory[] = [];
+    try {
+      for (let index = 0; index < this.threads; index++) grown.push(this.#system.allocate(bytes + lineBytes));
+    } catch (error) {
+      for (const memory of grown) memory.dispose();
+      throw error;
     }
+    for (const [index, { address }] of grown.entries()) {
+      this.#setAddress(control.bytes + index * thread.bytes + thread.scratch, address + lineBytes);
+    }
+    for (const memory of this.#scratch) memory.dispose();
+    this.#scratch = grown;
     this.#scratchBytes = bytes;
   }
 
@@ -215,13 +226,21 @@ export class Team implements Disposable {
 function measureTicks(system: System, ticks: Address): number {
   using memory = system.allocate(8);
   const view = new DataView(memory.bytes.buffer);
+  const readTicks = system.entry(ticks);
+  /** Both clocks at once: the closest of some readings, as the system may take the processor away in between. */
   const read = () => {
-    system.call(ticks, memory.address);
-    return [process.hrtime.bigint(), view.getBigUint64(0, true)] as const;
+    let best = { gap: Infinity, time: 0, ticks: 0n };
+    for (let attempt = 0; attempt < 20; attempt++) {
+      const before = performance.now();
+      readTicks(memory.address);
+      const after = performance.now();
+      const gap = after - before;
+      if (gap < best.gap) best = { gap, time: (before + after) / 2, ticks: view.getBigUint64(0, true) };
+    }
+    return best;
   };
-  read();
-  const [start, startTicks] = read();
-  let [now, nowTicks] = read();
-  while (now - start < 1_000_000n) [now, nowTicks] = read();
-  return (Number(nowTicks - startTicks) * 1000) / Number(now - start);
+  const start = read();
+  while (performance.now() - start.time < 1);
+  const end = read();
+  return Number(end.ticks - start.ticks) / (1000 * (end.time - start.time));
 }

@@ -1,6 +1,6 @@
 // Two-dimensional transposes in registers: tiles of 16-byte pieces of source rows become whole cache lines of destination rows.
 
-import { type Length, mem, type Vec, type X64 } from "../isa/x64.ts";
+import { type Gp, gp, Label, type Length, mem, type Vec, type X64 } from "../isa/x64.ts";
 import { addConstant, counters, type Level, load, loadPart, registers, storePart, unpack } from "./copy-moves.ts";
 import type { Isa } from "./step.ts";
 
@@ -33,15 +33,22 @@ interface Tile {
   readonly wide: number;
   readonly fromDisp: number;
   readonly toDisp: number;
+  /** False where 16 bytes may be read for a part of a row, and written for a part of a column: what follows is the block's own. */
+  readonly exact: boolean;
 }
 
 /**
  * Loads a tile and transposes it in registers; the result names the register of each column. Parts of rows are read
  * where fewer than e columns exist.
  */
-function transposeTile(asm: X64, { unit, rows }: Transpose, { lanes, filled, wide, fromDisp }: Tile): readonly Vec[] {
+function transposeTile(
+  asm: X64,
+  { unit, rows }: Transpose,
+  { lanes, filled, wide, fromDisp, exact }: Tile,
+): readonly Vec[] {
   const e = 16 / unit;
   const length = (16 * lanes) as Length;
+  const byParts = wide < e && exact;
   const names: Vec[] = numbers(e);
   // Register k holds the rows k, k + e, k + 2 e, … in its lanes.
   for (let k = 0; k < e; k++) {
@@ -50,13 +57,12 @@ function transposeTile(asm: X64, { unit, rows }: Transpose, { lanes, filled, wid
       if (row >= filled) continue;
       const place = mem(registers.from, fromDisp + row * rows.from);
       if (lane === 0) {
-        if (wide < e) loadPart(asm, k, place, wide * unit);
+        if (byParts) loadPart(asm, k, place, wide * unit);
         else load(asm, 16, k, place);
         continue;
       }
-      // Only what exists may be read, so not always the whole 16 bytes.
-      if (wide < e) loadPart(asm, e, place, wide * unit);
-      const source = wide < e ? e : place;
+      if (byParts) loadPart(asm, e, place, wide * unit);
+      const source = byParts ? e : place;
       if (lanes === 4) asm.vi("vinsertf32x4", 64, k, k, source, lane);
       else asm.vi("vinsertf128", 32, k, k, source, lane);
     }
@@ -119,7 +125,7 @@ function emitTile(asm: X64, block: Transpose, tile: Tile): void {
   const names = transposeTile(asm, block, tile);
   for (let j = 0; j < tile.wide; j++) {
     const place = mem(registers.to, tile.toDisp + j * columns.to);
-    if (tile.filled < 16 / unit) storePart(asm, place, names[j]!, tile.filled * unit);
+    if (tile.filled < 16 / unit && tile.exact) storePart(asm, place, names[j]!, tile.filled * unit);
     else if (tile.lanes === 4 && block.stream) asm.store("vmovntps", 64, place, names[j]!);
     else asm.store("vmovups", (16 * tile.lanes) as Length, place, names[j]!);
   }
@@ -157,6 +163,13 @@ function rowGroups(c: number, e: number): { start: number; lanes: 1 | 2 | 4; cou
   return groups;
 }
 
+/** Repetitions of a tile, the last one apart where only that must be exact. */
+function rounds(count: number, lastApart: boolean): { count: number; exact: boolean }[] {
+  const last = { count: Math.min(count, 1), exact: true };
+  const list = lastApart ? [{ count: count - 1, exact: false }, last] : [{ count, exact: true }];
+  return list.filter((round) => round.count > 0);
+}
+
 /** Transposes the block at [from + fromDisp]; leaves the pointers where they are. `depth` counters are in use. */
 export function emitTranspose(
   asm: X64,
@@ -189,8 +202,8 @@ export function emitTranspose(
     row = before.row + count * (row - before.row);
     column = before.column + count * (column - before.column);
   };
-  const tile = (lanes: 1 | 2 | 4, filled: number, wide: number, chunk = 0) => {
-    const place = { fromDisp: fromDisp + 16 * chunk, toDisp: toDisp + chunk * e * columns.to };
+  const tile = (lanes: 1 | 2 | 4, filled: number, wide: number, chunk = 0, exact = true) => {
+    const place = { exact, fromDisp: fromDisp + 16 * chunk, toDisp: toDisp + chunk * e * columns.to };
     if (lanes === 4 && block.stream && isa === "avx2" && wide === e && e < 16) {
       return emitStreamedHalves(asm, block, { lanes, filled, wide, ...place });
     }
@@ -207,46 +220,115 @@ export function emitTranspose(
         lanes: each,
         filled: Math.min(filled, each * e),
         wide,
+        exact,
         fromDisp: place.fromDisp + lane * e * rows.from,
         toDisp: place.toDisp + lane * e * rows.to,
       });
     }
   };
+  const ask = (chunk: number) => {
+    for (let j = 0; j < e && block.prefetch; j++) {
+      asm.prefetch("t0", mem(to, toDisp + (chunk * e + j) * columns.to));
+    }
+  };
   const d = columns.c;
+  // Columns of a few elements that follow one another: written in order, all but the last may spill into the next.
+  const shortRows = rows.c < e && !isShort(rows.c, e) && columns.to === rows.c * unit;
+  // Rows of a few elements that follow one another: all but the last may be read with what follows.
+  const shortColumns = d < e && rows.from === d * unit;
+  // Else a cache line of every source row at a time (for bytes the code would be long).
+  const lines = e < 16 && !shortRows ? Math.floor(d / (4 * e)) : 0;
+  const lineTile = (lanes: 1 | 2 | 4, filled: number) => {
+    for (let chunk = 0; chunk < 4; chunk++) {
+      // No prefetcher sees a pattern in the destination's lines: 1.6 times as fast where they are in no cache (measured).
+      ask(chunk + 4);
+      tile(lanes, filled, e, chunk);
+    }
+  };
+  const rest = (lanes: 1 | 2 | 4, filled: number, from: number, exact = true) => {
+    const whole = Math.floor((d - from) / e);
+    for (const round of rounds(whole, shortRows)) {
+      repeat(round.count, depth + 1, () => {
+        if (e === 16) ask(1);
+        tile(lanes, filled, e, 0, round.exact);
+        seek(row, column + e);
+      });
+    }
+    if (d % e !== 0) {
+      seek(row, Math.max(0, d - e));
+      tile(lanes, filled, Math.min(d, e), 0, exact);
+    }
+  };
   for (const { start, lanes, count, filled } of rowGroups(rows.c, e)) {
     seek(start, 0);
-    repeat(count, depth, () => {
-      const first = row;
-      const ask = (chunk: number) => {
-        for (let j = 0; j < e && block.prefetch; j++)
-          asm.prefetch("t0", mem(to, toDisp + (chunk * e + j) * columns.to));
-      };
-      // A cache line of every source row at a time (bytes: what keeps the code short). No prefetcher sees a pattern in the
-      // destination's lines; asking for the next ones is 1.6 times as fast where they are in no cache (measured).
-      const lines = e < 16 ? Math.floor(d / (4 * e)) : 0;
-      if (lines > 0) {
-        repeat(lines, depth + 1, () => {
-          for (let chunk = 0; chunk < 4; chunk++) {
-            ask(chunk + 4);
-            tile(lanes, filled, e, chunk);
-          }
-          seek(row, column + 4 * e);
+    const sharesSets = columns.to % 512 === 0 && !block.prefetch && !block.stream;
+    if (sharesSets && lanes === 4 && count > 1 && lines > 1 && depth + 2 < counters.length) {
+      emitDiagonals(asm, block, lines, count, counters.slice(depth) as [Gp, Gp, Gp], () => lineTile(lanes, filled));
+      column = 4 * e * lines;
+      if (d > column) {
+        repeat(count, depth, () => {
+          const first = row;
+          rest(lanes, filled, 4 * e * lines);
+          seek(first + lanes * e, 4 * e * lines);
         });
       }
-      const whole = Math.floor(d / e) - 4 * lines;
-      if (whole > 0) {
-        repeat(whole, depth + 1, () => {
-          if (e === 16) ask(1);
-          tile(lanes, filled, e);
-          seek(row, column + e);
-        });
-      }
-      if (d % e !== 0) {
-        seek(row, Math.max(0, d - e));
-        tile(lanes, filled, Math.min(d, e));
-      }
-      seek(first + lanes * e, 0);
-    });
+      continue;
+    }
+    for (const round of rounds(count, shortColumns)) {
+      repeat(round.count, depth, () => {
+        const first = row;
+        if (lines > 0) {
+          repeat(lines, depth + 1, () => {
+            lineTile(lanes, filled);
+            seek(row, column + 4 * e);
+          });
+        }
+        rest(lanes, filled, 4 * e * lines, round.exact);
+        seek(first + lanes * e, 0);
+      });
+    }
   }
   seek(0, 0);
+}
+
+/**
+ * Visits the tiles of a block along diagonals: lines that are apart by a power of two share few sets of the first-level cache,
+ * and so neither rows nor columns of tiles are gone along (measured: 1.25 times as fast in the second-level cache; slower for
+ * other distances). Ends with the pointers at the first row, behind the last column. Clobbers rax, rcx, rdx.
+ */
+function emitDiagonals(
+  asm: X64,
+  { unit, rows, columns }: Transpose,
+  lines: number,
+  count: number,
+  [diagonal, left, untilWrap]: readonly [Gp, Gp, Gp],
+  tile: () => void,
+): void {
+  const { from, to } = registers;
+  const line = 64 / unit;
+  asm.movImm(diagonal, lines);
+  const nextDiagonal = asm.here();
+  asm.mov(gp.rcx, from);
+  asm.mov(gp.rdx, to);
+  asm.mov(untilWrap, diagonal);
+  asm.movImm(left, count);
+  const nextTile = asm.here();
+  tile();
+  addConstant(asm, from, line * (rows.from + columns.from));
+  addConstant(asm, to, line * (rows.to + columns.to));
+  const inside = new Label();
+  asm.aluImm("sub", untilWrap, 1);
+  asm.jcc("ne", inside);
+  addConstant(asm, from, -lines * line * columns.from);
+  addConstant(asm, to, -lines * line * columns.to);
+  asm.movImm(untilWrap, lines);
+  asm.bind(inside);
+  asm.aluImm("sub", left, 1);
+  asm.jcc("ne", nextTile);
+  asm.mov(from, gp.rcx);
+  asm.mov(to, gp.rdx);
+  addConstant(asm, from, line * columns.from);
+  addConstant(asm, to, line * columns.to);
+  asm.aluImm("sub", diagonal, 1);
+  asm.jcc("ne", nextDiagonal);
 }

@@ -19,6 +19,9 @@ const harness = new Harness(await openSystem());
 const isas = isasOf(harness.system);
 afterAll(() => harness.dispose());
 
+/** More in a soak. */
+const rounds = Number(process.env.COPY_ROUNDS ?? 400);
+
 const span = (shape: readonly number[], strides: readonly number[]) =>
   1 + shape.reduce((sum, n, axis) => sum + (n - 1) * strides[axis]!, 0);
 
@@ -106,6 +109,9 @@ describe.skipIf(!runs).each(isas)("copy on %s", (isa) => {
       [3, 1000],
       [8, 5000],
       [5000, 17],
+      [256, 256],
+      [512, 300],
+      [1024, 77],
       [257, 640],
       [1200, 1100],
     ] as const) {
@@ -156,9 +162,9 @@ describe.skipIf(!runs).each(isas)("copy on %s", (isa) => {
     }
   });
 
-  test("copies random layouts as a loop does", () => {
-    const random = randomSource(isa === "avx2" ? 1 : 2);
-    for (let round = 0; round < 400; round++) {
+  test("copies random layouts as a loop does", { timeout: 20_000 + 20 * rounds }, () => {
+    const random = randomSource(Number(process.env.COPY_SEED ?? 1) + (isa === "avx2" ? 0 : 1));
+    for (let round = 0; round < rounds; round++) {
       const rank = 1 + random(8);
       const shape: number[] = [];
       let size = 1;

@@ -35,8 +35,8 @@ export const taskBytes = 65536;
 
 /** Destinations from this size on are written past the caches: faster even if all is read next (measured; at 16 MB it is not). */
 const streamBytes = 32 << 20;
-/** Transposes from this size on do not fit the second-level cache. */
-const prefetchBytes = 1 << 20;
+/** Transposes from this size on outgrow the second-level cache. */
+const prefetchBytes = 512 << 10;
 /** Shorter runs are not worth the search for whole cache lines. */
 const streamRun = 1024;
 

@@ -1,6 +1,7 @@
 // Plans matrix products: which operand is packed, how the product is cut into blocks and tasks, and the steps that compute it.
 
 import { invariant } from "../../../core/errors.ts";
+import { emitRows, mostRows, type RowKernel, rowScratch, rowTasks } from "./gemm-row-x64.ts";
 import { type Storage, storageBytes } from "./gemm-simd.ts";
 import {
   emitGemm,
@@ -108,6 +109,11 @@ export function planGemm(spec: GemmSpec, isa: Isa, threads: number): GemmPlan {
   const oriented = orientations(problem);
   const costs = oriented.map((o) => cost(problem, o, geometry));
   const chosen = oriented[costs[1]! < costs[0]! ? 1 : 0]!;
+  const rowwise = oriented.find((o) => {
+    const reads = o.qMatrix.along === 1 || o.qMatrix.overK === 1;
+    return o.p <= mostRows[isa] && o.q >= 4 * o.p && o.c.q === 1 && reads && o.q * k >= 4096;
+  });
+  if (rowwise !== undefined) return planRows(problem, rowwise, isa, geometry, threads);
   return planTiles(problem, chosen, isa, geometry, threads);
 }
 
@@ -232,6 +238,59 @@ function cost({ k }: GemmSpec, o: Oriented, geometry: Geometry): number {
   return compute + pPacking + packing(o.qMatrix, o.q) + stores;
 }
 
+/** A step for a few rows: tasks share out the columns. */
+function planRows(spec: GemmSpec, o: Oriented, isa: Isa, { lanes }: Geometry, threads: number): GemmPlan {
+  const { k, batch, c } = spec;
+  const args: GemmArgument[] = [];
+  const operand = ({ name, storage, along, overK, batch: strides }: OrientedMatrix) => {
+    const bytes = storageBytes[storage];
+    const argument = args.push(name) - 1;
+    return { argument, storage, along: along * bytes, overK: overK * bytes, batch: strides.map((s) => s * bytes) };
+  };
+  const kind = o.qMatrix.overK === 1 ? "dot" : "sum";
+  const batches = batch.reduce((all, size) => all * size, 1);
+  // Tasks worth starting; pieces of a row that memory is good at; sums that stay in the first-level cache.
+  const least = Math.ceil((1 << 16) / (k * storageBytes[o.qMatrix.storage]));
+  const share = Math.ceil((o.q * batches) / (threads * (kind === "dot" ? 4 : 2)));
+  const columns = Math.max(least, share, kind === "dot" ? 1 : 256);
+  const chunk = Math.ceil(Math.min(columns, o.q, Math.floor(8192 / o.p)) / lanes) * lanes;
+  const cBytes = storageBytes[c.dtype];
+  const kernel: RowKernel = {
+    isa,
+    kind,
+    k,
+    rows: o.p,
+    columns: o.q,
+    chunk,
+    batch,
+    x: operand(o.pMatrix),
+    w: operand(o.qMatrix),
+    c: {
+      argument: args.push("c") - 1,
+      storage: c.dtype,
+      row: o.c.p * cBytes,
+      batch: c.batch.map((stride) => stride * cBytes),
+    },
+    ...(spec.bias !== undefined && {
+      bias: { argument: args.push("bias") - 1, storage: spec.bias, axis: o.biasAxis },
+    }),
+  };
+  const flops = 2 * spec.m * spec.n * k * batches;
+  const bytes = operandBytes(spec);
+  const scratchBytes = rowScratch(kernel).bytes;
+  const key = `gemm-rows ${JSON.stringify(kernel)}`;
+  const step: StepPlan<GemmArgument> = {
+    key,
+    emit: (asm) => emitRows(asm, kernel),
+    tasks: rowTasks(kernel),
+    args,
+    scratchBytes,
+    bytes,
+    flops,
+  };
+  return { temps: [], kept: [], setup: [], steps: [step], scratchBytes, flops, bytes };
+}
+
 /** Steps for tiles. */
 function planTiles(spec: GemmSpec, o: Oriented, isa: Isa, geometry: Geometry, threads: number): GemmPlan {
   const { k, batch } = spec;
@@ -243,7 +302,7 @@ function planTiles(spec: GemmSpec, o: Oriented, isa: Isa, geometry: Geometry, th
   const inner = outer === "p" ? "q" : "p";
 
   // Blocks of k: the resident operand's chunk fits the cache, a streamed panel stays near.
-  const most = k <= 800 ? k : Number(process.env.KMOST ?? 512);
+  const most = k <= 800 ? k : 512;
   const kBlocks = Math.ceil(k / most);
   const kBlock = kBlocks === 1 ? k : Math.ceil(k / kBlocks / lanes) * lanes;
   const many = kBlock < k;
