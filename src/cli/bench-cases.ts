@@ -3,7 +3,7 @@
 import * as v from "valibot";
 import { ConfigError } from "../core/errors.ts";
 import { RandomStream } from "../core/random.ts";
-import { byteTokenizer } from "../data/tokenizer.ts";
+import type { Tokenizer } from "../data/tokenizer.ts";
 import { compile } from "../engines/compile.ts";
 import { type EngineChoice, openEngine, parseEngine } from "../engines/open.ts";
 import { TextGenerator } from "../models/generate.ts";
@@ -52,14 +52,20 @@ export type ModelShape = Omit<Spec<"train">, "kind">;
 /** One repetition of what is measured. */
 type Work = () => unknown;
 
-/** Numbers that are the same in every run and of no special form. */
-function random(size: number, scale = 1): Float32Array {
-  // A short period: making 25 million normal numbers would take longer than the measurement.
-  const period = Math.min(size, 65_521);
+/** Fills with normal numbers that are the same in every run. */
+function fill(values: Float32Array, scale: number): void {
+  // A short period: making 100 million normal numbers would take longer than the measurement.
+  const period = Math.min(values.length, 65_521);
   const stream = new RandomStream(0, "bench");
-  const values = new Float32Array(size);
   for (let i = 0; i < period; i++) values[i] = scale * stream.normal();
-  for (let at = period; at < size; at += period) values.copyWithin(at, 0, Math.min(period, size - at));
+  for (let at = period; at < values.length; at += period) {
+    values.copyWithin(at, 0, Math.min(period, values.length - at));
+  }
+}
+
+function random(size: number, scale = 1): Float32Array {
+  const values = new Float32Array(size);
+  fill(values, scale);
   return values;
 }
 
@@ -105,11 +111,17 @@ async function training(task: Task, optimizer: Optimizer, engine: EngineChoice):
   return Object.assign(work, { [Symbol.dispose]: () => program.dispose() });
 }
 
-const gpt = ({ dim, hidden, layers, heads, sequence, vocab }: ModelShape, type: "fp16" | "fp32") =>
-  new Gpt(
+/** A model with random weights, made faster than one that is to be trained. */
+function gpt({ dim, hidden, layers, heads, sequence, vocab }: ModelShape, type: "fp16" | "fp32"): Gpt {
+  const model = new Gpt(
     { vocabSize: vocab, sequenceLen: sequence, nLayer: layers, nHead: heads, nEmbd: dim, hiddenDim: hidden },
-    { dtype: type },
+    { dtype: type, empty: true },
   );
+  for (const [name, { node, shape }] of model.parameters) {
+    if (name.endsWith(".weight") && node.kind === "parameter") fill(node.initial as Float32Array, shape[1]! ** -0.5);
+  }
+  return model;
+}
 
 function languageModel(shape: ModelShape): Task {
   const model = gpt(shape, "fp32");
@@ -190,18 +202,26 @@ async function mlp({ widths, batch, optimizer }: Spec<"mlp">, engine: EngineChoi
   return training(task, optimizer === "sgd" ? sgd({ learningRate: 1e-2 }) : adamw({ learningRate: 1e-3 }), engine);
 }
 
-/** A token each time, greedily, in the middle of a text. */
-async function decode({ dtype: type, ...shape }: Spec<"decode">, engine: EngineChoice): Promise<Work> {
-  const generator = await TextGenerator.create(gpt(shape, type), { engine, tokenizer: byteTokenizer });
-  let text: AsyncGenerator<unknown> | undefined;
-  return async () => {
-    for (;;) {
-      text ??= generator.generate("a", { maxTokens: shape.sequence - 1, temperature: 0 });
-      const { done } = await text.next();
-      if (!done) return;
-      text = undefined;
-    }
+/** As many tokens as the model knows, without text. */
+function numbersTokenizer(vocabSize: number): Tokenizer {
+  return {
+    name: "numbers",
+    vocabSize,
+    encode: () => Int32Array.of(1),
+    decode: () => "",
+    decoder: () => ({ push: () => "", end: () => "" }),
   };
+}
+
+/** A token each time, greedily, as a user gets them; the cache fills and starts again. */
+async function decode({ dtype: type, ...shape }: Spec<"decode">, engine: EngineChoice): Promise<Work> {
+  const tokenizer = numbersTokenizer(shape.vocab);
+  const generator = await TextGenerator.create(gpt(shape, type), { engine, tokenizer });
+  const tokens = async function* () {
+    for (;;) yield* generator.generate("a", { maxTokens: shape.sequence - 1, temperature: 0 });
+  };
+  const text = tokens();
+  return () => text.next();
 }
 
 async function call(engine: EngineChoice): Promise<Work> {

@@ -68,6 +68,14 @@ interface LoadedStage {
   readonly executable: Executable;
   readonly bindings: Map<string, Binding>;
   readonly buffers: ReadonlyMap<string, string>;
+  /** The binding of the last run, and the buffers that held its state then. */
+  last: { readonly binding: Binding; readonly state: readonly Buffer[] } | undefined;
+}
+
+/** An input whose feed is a typed array of the port's own kind is copied as it is. */
+interface PlainFeed {
+  readonly name: string;
+  readonly view: Float32Array | Int32Array;
 }
 
 /** A compiled plan with its buffers and state. Disposable; later use is a DisposedError. */
@@ -84,6 +92,9 @@ export class CompiledProgram<K extends string = string, O extends Tensors = Tens
   readonly #ids = new WeakMap<Buffer, number>();
   #lastId = 0;
   readonly #viewed = new Set<string>();
+  /** Names of the buffers that hold state. */
+  readonly #state: readonly string[];
+  readonly #plainFeeds: readonly (PlainFeed | undefined)[];
   /** Engines opened for single stages. */
   readonly #engines: readonly Engine[];
   #disposed = false;
@@ -109,7 +120,13 @@ export class CompiledProgram<K extends string = string, O extends Tensors = Tens
       executable: executables[at]!,
       bindings: new Map(),
       buffers: stage.buffers,
+      last: undefined,
     }));
+    this.#state = [...slots.keys()];
+    this.#plainFeeds = [...plan.feeds].map(([name, buffer]) => {
+      const view = viewOf(this.#buffers.get(buffer)!);
+      return view instanceof Float32Array || view instanceof Int32Array ? { name, view } : undefined;
+    });
   }
 
   /** The engine and why it was chosen. */
@@ -136,10 +153,13 @@ export class CompiledProgram<K extends string = string, O extends Tensors = Tens
 
   /** The binding of a stage to the buffers that hold state right now. */
   #binding(stage: LoadedStage): Binding {
+    const { last } = stage;
+    if (last?.state.every((buffer, i) => buffer === this.#buffer(this.#state[i]!))) return last.binding;
     const buffers = new Map([...stage.buffers].map(([port, name]) => [port, this.#buffer(name)]));
     const key = [...buffers.values()].map((buffer) => this.#id(buffer)).join(",");
     let binding = stage.bindings.get(key);
     if (binding === undefined) stage.bindings.set(key, (binding = stage.executable.bind(buffers)));
+    stage.last = { binding, state: this.#state.map((name) => this.#buffer(name)) };
     return binding;
   }
 
@@ -213,6 +233,28 @@ export class CompiledProgram<K extends string = string, O extends Tensors = Tens
     this.#alive();
     if (this.state.use.busy) throw new EngineError("runSync", "a run() is in flight on this engine; await it first");
     checkFloat16As(as);
+    if (!this.#feedPlainly(feeds)) this.#feed(feeds);
+    for (const stage of this.#stages) this.#binding(stage).runSync();
+    this.#commit();
+    return this.#results(as);
+  }
+
+  /** Copies feeds that need no conversion; false, with nothing written, where one does or something is wrong with them. */
+  #feedPlainly(feeds: Readonly<Record<string, Feed>>): boolean {
+    if (typeof feeds !== "object" || feeds === null) return false;
+    let given = 0;
+    for (const _name in feeds) given++;
+    if (given !== this.#plainFeeds.length) return false;
+    for (const plain of this.#plainFeeds) {
+      const feed = plain && feeds[plain.name];
+      if (feed === undefined || !ArrayBuffer.isView(feed) || feed.constructor !== plain!.view.constructor) return false;
+      if ((feed as Float32Array).length !== plain!.view.length) return false;
+    }
+    for (const plain of this.#plainFeeds) plain!.view.set(feeds[plain!.name] as Float32Array);
+    return true;
+  }
+
+  #feed(feeds: Readonly<Record<string, Feed>>): void {
     this.#checkNames(feeds);
     // All are checked before the first is written.
     const encoded = Object.entries<Feed>(feeds).map(([name, feed]) => {
@@ -220,9 +262,6 @@ export class CompiledProgram<K extends string = string, O extends Tensors = Tens
       return [buffer, encodeFeed(`input "${name}"`, buffer, feed)] as const;
     });
     for (const [buffer, bytes] of encoded) buffer.bytes.set(bytes);
-    for (const stage of this.#stages) this.#binding(stage).runSync();
-    this.#commit();
-    return this.#results(as);
   }
 
   /** The memory of an input or output, fp16 as bit patterns; valid until the next run. An input that was viewed need not be fed. */

@@ -285,7 +285,10 @@ const runPlaces: RunPlaces = { from: registers.from, to: registers.to, index: gp
 /** Vectors moved without a loop. */
 const straightVectors = 8;
 
-/** Moves a run of bytes; clobbers vector registers 0 to 7 and the two index registers. */
+/**
+ * Moves a run of bytes; clobbers vector registers 0 to 7 and the two index registers. `ahead`: how far beyond each of the
+ * destination's lines another one is asked for, 0 for none.
+ */
 export function emitRun(
   asm: X64,
   isa: Isa,
@@ -293,11 +296,16 @@ export function emitRun(
   fromDisp: number,
   toDisp: number,
   { from, to, index, small }: RunPlaces = runPlaces,
+  ahead = 0,
 ): void {
   const vector = vectorBytes(isa);
   let at = 0;
   let next = 0;
+  const ask = (place: Mem) => {
+    if (ahead !== 0 && (place.disp! - toDisp) % 64 === 0) asm.prefetch("t0", { ...place, disp: place.disp! + ahead });
+  };
   const move = (length: Length, place: number) => {
+    ask(mem(to, toDisp + place));
     const register = next++ & 7;
     load(asm, length, register, mem(from, fromDisp + place));
     asm.store("vmovups", length, mem(to, toDisp + place), register);
@@ -307,6 +315,7 @@ export function emitRun(
     const end = bytes - (bytes % step);
     asm.alu32("xor", index, index);
     const top = asm.here();
+    for (let i = 0; i < 4; i++) ask(mem(to, toDisp + i * vector, index));
     for (let i = 0; i < 4; i++) load(asm, vector, i, mem(from, fromDisp + i * vector, index));
     for (let i = 0; i < 4; i++) asm.store("vmovups", vector, mem(to, toDisp + i * vector, index), i);
     asm.aluImm("add", index, step);

@@ -35,8 +35,10 @@ export const taskBytes = 65536;
 
 /** Destinations from this size on are written past the caches: faster even if all is read next (measured; at 16 MB it is not). */
 const streamBytes = 32 << 20;
-/** Transposes from this size on outgrow the second-level cache. */
+/** Copies from this size on outgrow the second-level cache: the destination's lines are asked for before they are written. */
 const prefetchBytes = 512 << 10;
+/** How far ahead; measured: 512 to 4096 do as well, 1.05 to 1.5 times as fast as none. */
+const prefetchAhead = 1024;
 /** Shorter runs are not worth the search for whole cache lines. */
 const streamRun = 1024;
 
@@ -86,7 +88,14 @@ export function evenPiece(n: number, most: number, grain: number): number {
 
 /** What a task does with its block, inside loops over all cuts but the last `own`. */
 type Body =
-  | { readonly kind: "run"; readonly own: 0 | 1; readonly bytes: number; readonly stream: boolean }
+  | {
+      readonly kind: "run";
+      readonly own: 0 | 1;
+      readonly bytes: number;
+      readonly stream: boolean;
+      /** How far ahead the destination is asked for; 0: not. */
+      readonly ahead: number;
+    }
   | {
       readonly kind: "fill";
       readonly own: 1;
@@ -95,6 +104,14 @@ type Body =
       readonly stream: boolean;
     }
   | ({ readonly kind: "transpose"; readonly own: 2 } & Transpose);
+
+/** Displacement of what a run asks for: in itself where it is long, else in a run that follows. */
+function aheadOf(run: number, inner: Level | undefined, total: number): number {
+  if (total < prefetchBytes || run < 64) return 0;
+  if (run >= 4 * prefetchAhead || inner === undefined) return prefetchAhead;
+  const ahead = Math.ceil(prefetchAhead / run) * inner.to;
+  return Math.abs(ahead) < 2 ** 30 ? ahead : 0;
+}
 
 interface Plan {
   readonly cuts: readonly Cut[];
@@ -193,8 +210,11 @@ function emitCopy(asm: X64, isa: Isa, cuts: readonly Cut[], body: Body): void {
   if (body.kind === "run") {
     const moves = Math.ceil(body.bytes / vectorBytes(isa)) + 1;
     const unroll = Math.max(1, Math.min(8, Math.floor(16 / moves)));
-    const move = body.stream ? emitStream : emitRun;
-    emitNest(asm, loops, (from, to) => move(asm, isa, body.bytes, from, to), unroll);
+    const move = (from: number, to: number) => {
+      if (body.stream) emitStream(asm, isa, body.bytes, from, to);
+      else emitRun(asm, isa, body.bytes, from, to, undefined, body.ahead);
+    };
+    emitNest(asm, loops, move, unroll);
   } else if (body.kind === "fill") {
     emitNest(asm, loops, (from, to) => {
       broadcast(asm, isa, body.element, mem(registers.from, from));

@@ -77,6 +77,8 @@ const geometries = {
 const residentBytes = 1 << 20;
 /** Bytes of a task's partial sums. */
 const partialBytes = 1 << 19;
+/** A result that does not stay in the second-level caches. */
+const largeBytes = 1 << 23;
 /** Work of a task below which starting it shows. */
 const taskFlops = 1 << 22;
 
@@ -311,12 +313,15 @@ function planTiles(spec: GemmSpec, o: Oriented, isa: Isa, geometry: Geometry, th
 
   // Tasks.
   const flops = 2 * spec.m * spec.n * k * batches;
-  const wanted = Math.max(1, Math.min(Math.ceil(flops / taskFlops), threads === 1 ? 1 : threads * 4));
+  // Each task reads the resident operand; where that happens for every block of k, tasks are fewer.
+  const perThread = threads === 1 ? 1 : many ? 2 : 8;
+  const wanted = Math.max(1, Math.min(Math.ceil(flops / taskFlops), threads * perThread));
   const fits = Math.max(1, Math.floor(residentBytes / (kBlock * panelSize[inner] * 4)));
   let innerChunks = Math.ceil(panels[inner].count / fits);
   let outerChunks = Math.min(panels[outer].count, Math.ceil(wanted / (batches * innerChunks)));
-  if (batches * innerChunks * outerChunks < Math.min(wanted, threads))
-    innerChunks = Math.min(panels[inner].count, Math.ceil(wanted / (batches * outerChunks)));
+  const few = Math.min(wanted, threads);
+  if (batches * innerChunks * outerChunks < few)
+    innerChunks = Math.min(panels[inner].count, Math.ceil(few / (batches * outerChunks)));
   const innerChunk = Math.ceil(panels[inner].count / innerChunks);
   let outerChunk = Math.ceil(panels[outer].count / outerChunks);
   if (many) {
@@ -413,6 +418,7 @@ function planTiles(spec: GemmSpec, o: Oriented, isa: Isa, geometry: Geometry, th
       p: o.c.p * cBytes,
       q: o.c.q * cBytes,
       batch: spec.c.batch.map((stride) => stride * cBytes),
+      large: spec.m * spec.n * batches * cBytes >= largeBytes,
     },
     ...(spec.bias !== undefined && {
       bias: { argument: args.push("bias") - 1, storage: spec.bias, axis: o.biasAxis },
