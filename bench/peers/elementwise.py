@@ -5,7 +5,6 @@ import time
 started = time.perf_counter()
 
 import torch  # noqa: E402
-import torch.nn.functional as F  # noqa: E402
 from serve import THREADS, arguments, serve  # noqa: E402
 
 
@@ -13,16 +12,12 @@ def main():
     config = arguments()
     torch.set_num_threads(THREADS)
     x = torch.randn(*config["shape"])
+    y = torch.empty_like(x) if config["work"] == "softmax" else x.half()
     work = {
-        "softmax": lambda: F.softmax(x, -1, out=y),
+        "softmax": lambda: torch.softmax(x, -1, out=y),
         "narrow": lambda: y.copy_(x),
         "widen": lambda: x.copy_(y),
     }[config["work"]]
-    if config["work"] == "softmax":
-        y = torch.empty_like(x)
-        work = lambda: torch.softmax(x, -1, out=y)  # noqa: E731
-    else:
-        y = x.half()
 
     def step(repetitions):
         for _ in range(repetitions):

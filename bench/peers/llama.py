@@ -72,7 +72,7 @@ def main():
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
     tokens = torch.randint(config["vocab"], (batch, config["sequence"] + 1))
     x, y = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
-    loss_of = model if mode == "eager" else torch.compile(model, dynamic=False, mode=config.pop("tune", None))
+    loss_of = model if mode == "eager" else torch.compile(model, dynamic=False)
 
     def step(repetitions):
         for _ in range(repetitions):

@@ -157,7 +157,8 @@ function peerPython(): string {
 /** @throws {Missing} where the library or the script is not installed. */
 export function startPeer({ script, config }: PeerSpec, { threads, signal }: Setting): Promise<Measured> {
   const path = repositoryFile(`bench/peers/${script}.py`);
-  return Measured.start(peerPython(), [path, JSON.stringify(config)], threadVariables(threads), signal);
+  const env = { ...threadVariables(threads), PYTHONDONTWRITEBYTECODE: "1" };
+  return Measured.start(peerPython(), [path, JSON.stringify(config)], env, signal);
 }
 
 const machine = v.object({

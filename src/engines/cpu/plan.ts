@@ -116,6 +116,13 @@ interface Touched {
   readonly index: number;
 }
 
+interface Nest {
+  readonly spec: NestSpec;
+  readonly touched: readonly Touched[];
+  /** Operators in it, for reports. */
+  readonly parts: string;
+}
+
 class Planner {
   readonly #options: PlanOptions;
   readonly #graph: Graph;
@@ -130,6 +137,8 @@ class Planner {
   readonly #staged = new Set<Arr>();
   /** How many steps read a root from now on. */
   readonly #readers = new Map<Arr, number>();
+  readonly #nests = new Map<Group, Nest>();
+  readonly #readsOf = new Map<Arr, ReadonlySet<Arr>>();
   #scratch = 0;
 
   constructor(program: Program, options: PlanOptions) {
@@ -169,8 +178,11 @@ class Planner {
   // ------------------------------------------------------------------------------------------------ memory
 
   /** Roots with memory that an array's computation reads, through arrays that are not stored. */
-  #reads(array: Arr): Set<Arr> {
+  #reads(array: Arr): ReadonlySet<Arr> {
+    const known = this.#readsOf.get(array);
+    if (known !== undefined) return known;
     const found = new Set<Arr>();
+    this.#readsOf.set(array, found);
     const visit = (each: Arr) => {
       for (const operand of operandsOf(each)) {
         const root = rootOf(operand);
@@ -191,15 +203,21 @@ class Planner {
     const { inPlace } = this.#options;
     if (inPlace.size === 0) return;
     const order = new Map(this.#fused.groups.map((group, at) => [group, at]));
+    const readers = new Map<Arr, Group[]>();
+    for (const group of this.#fused.groups) {
+      for (const root of new Set(group.members.flatMap((member) => [...this.#reads(member)]))) {
+        const known = readers.get(root);
+        if (known === undefined) readers.set(root, [group]);
+        else known.push(group);
+      }
+    }
     for (const [output, input] of inPlace) {
       const array = this.#graph.outputs.get(output)!;
       const old = this.#graph.inputs.get(input)!;
       const own = this.#fused.groupOf.get(array)!;
-      const safe = this.#fused.groups.every((group) => {
-        const reads = group.members.some((member) => this.#reads(member).has(old));
-        if (!reads || order.get(group)! < order.get(own)!) return true;
-        return group === own && this.#readsInPlace(group, old, array);
-      });
+      const safe = (readers.get(old) ?? []).every((group) =>
+        group === own ? this.#readsInPlace(group, old, array) : order.get(group)! < order.get(own)!,
+      );
       if (!safe) this.#staged.add(array);
     }
   }
@@ -374,7 +392,13 @@ class Planner {
   // ------------------------------------------------------------------------------------------------ loops
 
   /** The nest of a group: expressions, operands and their strides, before copies and task partition. */
-  #nest(group: Group): { spec: NestSpec; touched: Touched[]; parts: string } {
+  #nest(group: Group): Nest {
+    let nest = this.#nests.get(group);
+    if (nest === undefined) this.#nests.set(group, (nest = this.#makeNest(group)));
+    return nest;
+  }
+
+  #makeNest(group: Group): Nest {
     const v = new Expressions();
     const { columns } = group;
     const dims = group.dims.length === 0 ? [1] : group.dims;
@@ -750,9 +774,12 @@ class Planner {
     const { data, indices, updates, axis, mode, at } = array.source as Arr["source"] & { kind: "scatter" };
     const { isa, threads } = this.#options;
     const { source } = rootOf(data);
-    const others = [indices, updates].map((operand) => ownerOf(this.#storage(rootOf(operand))));
-    const inPlace = !others.includes(ownerOf(this.#storage(rootOf(data)))) && this.#takeOver(data, array);
     const zeroData = source.kind === "constant" && isZero(source.data);
+    const apart = () => {
+      const others = [indices, updates].map((operand) => ownerOf(this.#storage(rootOf(operand))));
+      return !others.includes(ownerOf(this.#storage(rootOf(data))));
+    };
+    const inPlace = !zeroData && apart() && this.#takeOver(data, array);
     const places = {
       data: zeroData ? undefined : this.#dense(data),
       index: this.#dense(indices),

@@ -162,12 +162,12 @@ function planBody({ levels, run }: Layout, element: 1 | 2 | 4, total: number, ta
     const bytes = { n: run, from: 1, to: 1, c };
     return {
       cuts: [...levels.map((level) => ({ ...level, c: 1 })), bytes],
-      body: { kind: "run", own: 1, bytes: c, stream: large && c >= streamRun },
+      body: { kind: "run", own: 1, bytes: c, stream: large && c >= streamRun, ahead: aheadOf(run, inner, total) },
     };
   }
   return {
     cuts: cutLevels(levels, run, target),
-    body: { kind: "run", own: 0, bytes: run, stream: large && run >= streamRun },
+    body: { kind: "run", own: 0, bytes: run, stream: large && run >= streamRun, ahead: aheadOf(run, inner, total) },
   };
 }
 
@@ -177,7 +177,7 @@ export function targetOf(total: number, threads: number): number {
   return Math.max(taskBytes / 4, Math.min(taskBytes, Math.ceil(total / (4 * threads))));
 }
 
-/** @throws {InternalError} where strides do not match the shape. */
+/** Tasks write blocks of the destination; where these overlap, at the end of an axis, all write the same. */
 export function planCopy(spec: CopySpec, isa: Isa, threads: number): StepPlan<"from" | "to"> {
   const { bytes, shape, from, to } = spec;
   invariant(from.length === shape.length && to.length === shape.length && shape.length <= 8, () => "strides of a copy");

@@ -78,7 +78,7 @@ const residentBytes = 1 << 20;
 /** Bytes of a task's partial sums. */
 const partialBytes = 1 << 19;
 /** A result that does not stay in the second-level caches. */
-const largeBytes = 1 << 23;
+const largeBytes = 1 << 19;
 /** Work of a task below which starting it shows. */
 const taskFlops = 1 << 22;
 
