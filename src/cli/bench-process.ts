@@ -2,7 +2,7 @@
 
 import { type ChildProcessWithoutNullStreams, execFile, spawn } from "node:child_process";
 import { existsSync } from "node:fs";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
@@ -175,12 +175,9 @@ export type Machine = v.InferOutput<typeof machine>;
 export async function measureMachine(tiny: boolean, { threads, signal }: Omit<Setting, "engine">): Promise<Machine> {
   const path = repositoryFile("bench/machine.ts");
   const env = { ...process.env, ...threadVariables(threads) };
+  const args = ["--import", "tsx", path, ...(tiny ? ["--tiny"] : [])];
   try {
-    const { stdout } = await promisify(execFile)(
-      process.execPath,
-      ["--import", "tsx", path, ...(tiny ? ["--tiny"] : [])],
-      { env, signal },
-    );
+    const { stdout } = await promisify(execFile)(process.execPath, args, { cwd: dirname(path), env, signal }); // tsx is found from there
     return v.parse(machine, JSON.parse(stdout));
   } catch (error) {
     if (signal.aborted) throw new AbortedError("bench", signal);

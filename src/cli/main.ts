@@ -18,11 +18,11 @@ const commands: Readonly<Record<string, { readonly summary: string; load(): Prom
   generate: { summary: "continue a text with a trained model", load: () => import("./generate.ts") },
   run: { summary: "run a MIL program", load: () => import("./run.ts") },
   inspect: { summary: "show what a program, weight, tensor or array file holds", load: () => import("./inspect.ts") },
+  doctor: { summary: "show what this machine has and which engines it can use", load: () => import("./doctor.ts") },
   bench: {
     summary: "measure programs beside other libraries and the machine's limits",
     load: () => import("./bench.ts"),
   },
-  doctor: { summary: "show what this machine has and which engines it can use", load: () => import("./doctor.ts") },
 };
 
 const exitCodes = { ok: 0, bug: 1, userError: 2, interrupted: 130, terminated: 143 } as const;

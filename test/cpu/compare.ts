@@ -42,9 +42,9 @@ type Bits = NDArray<"fp16" | "fp32" | "int32" | "bool", "bits">;
 /** What a run gave: arrays by name, state too. */
 export type Row = Readonly<Record<string, Bits>>;
 
-/** Runs a program some times, awaited and in place in turn; the error's class where it fails. */
+/** Runs a program some times, awaited and in place in turn; the error's class where it fails. `initial` replaces first values of parameters. */
 export async function rowsOf(
-  program: Pick<RandomProgram, "outputs" | "update" | "feeds">,
+  program: Pick<RandomProgram, "outputs" | "update" | "feeds"> & Partial<Pick<RandomProgram, "initial">>,
   engine: Engine | EngineChoice,
   runs = 3,
 ): Promise<Row[] | string> {
@@ -52,6 +52,8 @@ export async function rowsOf(
   try {
     using compiled = await compile(outputs, { update, engine });
     const feeds = Object.fromEntries(Object.entries(program.feeds).filter(([name]) => compiled.plan.feeds.has(name)));
+    for (const [state, values] of program.initial ?? [])
+      if (compiled.state.has(state)) compiled.state.write(state, values);
     const rows: Row[] = [];
     for (let run = 0; run < runs; run++) {
       const results = run === 1 ? compiled.runSync(feeds, { as: "bits" }) : await compiled.run(feeds, { as: "bits" });
@@ -110,11 +112,13 @@ export function difference(
 
 const describeRows = (rows: Row[] | string) => (typeof rows === "string" ? rows : "success");
 
-/** The program with every number that floats are fed with changed by at most the relative amount. */
+/** The program with every number that floats are fed with, or start from, changed by at most the relative amount. */
 export function perturbed(program: RandomProgram, relative: number): RandomProgram {
-  const feeds = Object.entries(program.feeds).map(([name, feed]): [string, Feed] => {
-    if (!program.floatFeeds.has(name)) return [name, feed];
-    return [name, Float32Array.from(feed as Float32Array, (x, i) => x * (1 + relative * Math.cos(7 * i + 1)))];
-  });
-  return { ...program, feeds: Object.fromEntries(feeds) };
+  const change = (values: Float32Array) => values.map((x, i) => x * (1 + relative * Math.cos(7 * i + 1)));
+  const feeds = Object.entries(program.feeds).map(([name, feed]): [string, Feed] => [
+    name,
+    program.floatFeeds.has(name) ? change(feed as Float32Array) : feed,
+  ]);
+  const initial = new Map([...program.initial].map(([state, values]) => [state, change(values)]));
+  return { ...program, feeds: Object.fromEntries(feeds), initial };
 }

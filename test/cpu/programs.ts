@@ -27,6 +27,8 @@ export interface RandomProgram {
   readonly feeds: Readonly<Record<string, Feed>>;
   /** Feeds of floats. */
   readonly floatFeeds: ReadonlySet<string>;
+  /** First values of float parameters. */
+  readonly initial: ReadonlyMap<Tensor, Float32Array>;
   /** One line an operator, for reports. */
   readonly text: readonly string[];
   /** What the lines make. */
@@ -96,6 +98,7 @@ class Maker {
   readonly parameters: Value[] = [];
   readonly feeds: Record<string, Feed> = {};
   readonly floatFeeds = new Set<string>();
+  readonly initial = new Map<Tensor, Float32Array>();
   readonly text: string[] = [];
   readonly #options: Required<ProgramOptions>;
   readonly #palette: number[];
@@ -142,6 +145,7 @@ class Maker {
     } else if (kind === "parameter") {
       name = `p${this.parameters.length}`;
       tensor = parameter(data, shape, { dtype, name });
+      if (isFloat(dtype)) this.initial.set(tensor, data);
     } else {
       name = `x${Object.keys(this.feeds).length}`;
       tensor = input(shape, { dtype, name });
@@ -623,6 +627,7 @@ export function randomProgram(seed: number, options: ProgramOptions = {}): Rando
     update,
     feeds: maker.feeds,
     floatFeeds: maker.floatFeeds,
+    initial: maker.initial,
     text: maker.text,
     values: maker.pool.map(({ tensor }) => tensor),
   };

@@ -19,6 +19,7 @@ import { Job, type Outcome, type Step } from "./driver/job.ts";
 import { Team } from "./driver/team.ts";
 import { chooseIsa, cpuFeatures } from "./isa/features.ts";
 import { X64 } from "./isa/x64.ts";
+import { dispatchCode } from "./dispatch.ts";
 import type { Isa } from "./kernels/step.ts";
 import { type NativeStep, type Place, type Plan, planProgram, type ReferenceStep, type Storage } from "./plan.ts";
 
@@ -66,6 +67,9 @@ function pack(values: ValueArray, dtype: DType, bytes: Uint8Array<ArrayBuffer>):
   else new Int32Array(buffer, byteOffset, count).set(values);
 }
 
+/** A part of a run: native code, or a function. */
+type Part = Job | (() => void);
+
 interface Compiled {
   readonly plan: Plan;
   readonly code: NativeCode | undefined;
@@ -81,7 +85,9 @@ class CpuExecutable implements Executable {
   readonly #inPlace: ReadonlyMap<string, string>;
   readonly #profile: boolean;
   readonly #jobs = new Set<Job>();
-  /** Times of the last profiled run, in milliseconds, by step. */
+  /** Tables of the jobs' batches. */
+  readonly #tables: NativeMemory[] = [];
+  /** Times of the last profiled run, in milliseconds, in the order of the plan's steps. */
   #times: readonly number[] | undefined;
   #compiled: Compiled | undefined;
 
@@ -194,6 +200,51 @@ class CpuExecutable implements Executable {
     };
   }
 
+  /** A job of batches of steps. */
+  #job(batches: readonly (readonly NativeStep[])[], buffers: ReadonlyMap<string, Buffer>): Job {
+    const { system, dispatch } = this.#engine;
+    const words: number[] = [];
+    const tables: { readonly step: number; readonly at: number }[] = [];
+    const steps = batches.map((batch, at): Step | undefined => {
+      if (batch.length === 1) return this.#step(batch[0]!, buffers);
+      tables.push({ step: at, at: words.length });
+      // Tasks that take longest come first: the short ones fill the end.
+      const cost = ({ flops, bytes, tasks }: NativeStep) => Math.max(flops / 50, bytes / 10) / tasks;
+      const sorted = [...batch].sort((a, b) => cost(b) - cost(a)).map((step) => this.#step(step, buffers));
+      let end = 0;
+      const entries = sorted.map(({ tasks, kernel }) => [(end += tasks), Number(kernel), 0]);
+      const argsAt = words.length + 3 * entries.length;
+      words.push(...entries.flat());
+      for (const [i, { args }] of sorted.entries()) {
+        words[argsAt - 3 * entries.length + 3 * i + 2] = words.length;
+        words.push(...(args as readonly number[]));
+      }
+      return undefined;
+    });
+    if (words.length > 0) {
+      const memory = system.allocate(8 * words.length);
+      this.#tables.push(memory);
+      const target = new BigInt64Array(memory.bytes.buffer, memory.bytes.byteOffset, words.length);
+      target.set(words.map(BigInt));
+      for (const { step, at } of tables) {
+        const batch = batches[step]!;
+        for (let i = 0; i < batch.length; i++) {
+          const word = at + 3 * i + 2;
+          target[word] = BigInt(Number(memory.address) + 8 * words[word]!);
+        }
+        const tasks = batch.reduce((sum, each) => sum + each.tasks, 0);
+        steps[step] = { kernel: dispatch, args: Number(memory.address) + 8 * at, tasks };
+      }
+    }
+    const all = batches.flat();
+    const flops = all.reduce((sum, step) => sum + step.flops, 0);
+    const bytes = all.reduce((sum, step) => sum + step.bytes, 0);
+    const small = flops < smallWork.flops && bytes < smallWork.bytes;
+    const job = new Job(system, steps as Step[], { small, profile: this.#profile });
+    this.#jobs.add(job);
+    return job;
+  }
+
   bind(buffers: ReadonlyMap<string, Buffer>): Binding {
     const { program } = this;
     const { plan } = this.#alive();
@@ -213,30 +264,21 @@ class CpuExecutable implements Executable {
       );
     }
     // Runs of native steps, and reference steps between them.
-    const parts: (Job | (() => void))[] = [];
-    let steps: NativeStep[] = [];
+    const parts: Part[] = [];
+    let run: NativeStep[][] = [];
     const flush = () => {
-      if (steps.length === 0) return;
-      const work = steps.reduce((sum, { flops, bytes }) => ({ flops: sum.flops + flops, bytes: sum.bytes + bytes }), {
-        flops: 0,
-        bytes: 0,
-      });
-      const small = work.flops < smallWork.flops && work.bytes < smallWork.bytes;
-      const job = new Job(
-        this.#engine.system,
-        steps.map((step) => this.#step(step, buffers)),
-        { small, profile: this.#profile },
-      );
-      this.#jobs.add(job);
-      parts.push(job);
-      steps = [];
+      if (run.length > 0) parts.push(this.#job(run, buffers));
+      run = [];
     };
-    for (const step of plan.steps) {
-      if (step.kind === "native") steps.push(step);
-      else {
+    // Profiled steps run one by one, so that each has its time.
+    const batches = this.#profile ? plan.batches.flat().map((at) => [at]) : plan.batches;
+    for (const batch of batches) {
+      const steps = batch.map((at) => plan.steps[at]!);
+      const [first] = steps;
+      if (first?.kind === "reference") {
         flush();
-        parts.push(this.#reference(step, buffers));
-      }
+        parts.push(this.#reference(first, buffers));
+      } else run.push(steps as NativeStep[]);
     }
     flush();
     const { team } = this.#engine;
@@ -269,11 +311,14 @@ class CpuExecutable implements Executable {
   }
 
   /** Keeps the time of every step; reference steps are not timed. */
-  #time(parts: readonly (Job | (() => void))[]): void {
+  #time(parts: readonly Part[]): void {
     const { ticksPerMicrosecond } = this.#engine.team;
-    this.#times = parts.flatMap((part) =>
+    const times = parts.flatMap((part) =>
       part instanceof Job ? part.ticks.map(({ start, end }) => (end - start) / ticksPerMicrosecond / 1000) : [0],
     );
+    const ordered = new Array<number>(times.length).fill(0);
+    for (const [i, at] of this.#alive().plan.batches.flat().entries()) ordered[at] = times[i]!;
+    this.#times = ordered;
   }
 
   /** The error that a kernel reported. */
@@ -293,6 +338,7 @@ class CpuExecutable implements Executable {
     if (this.#inPlace.size === 0) for (const job of this.#jobs) job.stop();
     this.#engine.afterRun(() => {
       for (const job of this.#jobs) job.dispose();
+      for (const table of this.#tables) table.release();
       compiled.code?.dispose();
       compiled.arena?.release();
       compiled.constants?.release();
@@ -308,6 +354,9 @@ class CpuEngine implements Engine {
   readonly threads: number;
   readonly strict: boolean;
   readonly team: Team;
+  /** Address of the code that hands a batch's tasks to its steps. */
+  readonly dispatch: number;
+  readonly #dispatchCode: NativeCode;
   readonly #tight: boolean;
   /** Set while a run is in flight. */
   #running: Promise<void> | undefined;
@@ -322,6 +371,8 @@ class CpuEngine implements Engine {
     this.strict = strict;
     this.#tight = tight;
     this.team = new Team(system, { threads, scratchBytes: 64 * 1024 });
+    this.#dispatchCode = system.code(dispatchCode());
+    this.dispatch = Number(this.#dispatchCode.address);
   }
 
   allocate(aval: Aval): Buffer {
@@ -367,8 +418,10 @@ class CpuEngine implements Engine {
   }
 
   [Symbol.dispose](): void {
+    if (this.#disposed) return;
     this.#disposed = true;
     this.team.dispose();
+    this.#dispatchCode.dispose();
   }
 }
 

@@ -41,7 +41,9 @@ export interface Storage {
   readonly port?: string;
   /** Array of a constant. */
   readonly array?: Arr;
-  /** First and last step that touches it, of an arena's storage. */
+  /** True once a step uses it. */
+  touched: boolean;
+  /** First and last batch that uses it. */
   first: number;
   last: number;
   /** Offset in the arena or in the constants' memory. */
@@ -64,6 +66,8 @@ export interface NativeStep {
   emit(asm: X64): void;
   readonly tasks: number;
   readonly args: readonly Place[];
+  /** Which of them it writes. */
+  readonly writes: readonly boolean[];
   readonly scratchBytes: number;
   readonly bytes: number;
   readonly flops: number;
@@ -86,6 +90,8 @@ export interface Plan {
   /** Run once, when the executable is made. */
   readonly setup: readonly NativeStep[];
   readonly steps: readonly PlannedStep[];
+  /** Numbers of steps that may run at once, in the order of their running. */
+  readonly batches: readonly (readonly number[])[];
   readonly storages: readonly Storage[];
   readonly arenaBytes: number;
   readonly constantBytes: number;
@@ -158,6 +164,7 @@ class Planner {
     for (const array of this.#staged) this.#readers.set(array, (this.#readers.get(array) ?? 0) + 1);
     for (const group of this.#fused.groups) this.#group(group);
     for (const array of this.#staged) this.#copyOut(array);
+    const batches = this.#batches();
     const arenaBytes = this.#arena();
     let constantBytes = 0;
     for (const storage of this.#all) {
@@ -168,6 +175,7 @@ class Planner {
     return {
       setup: this.#setup,
       steps: this.#steps,
+      batches,
       storages: this.#all,
       arenaBytes,
       constantBytes,
@@ -263,7 +271,15 @@ class Planner {
   }
 
   #newStorage(kind: Storage["kind"], bytes: number, rest: { port?: string; array?: Arr } = {}): Storage {
-    const storage: Storage = { kind, bytes, ...rest, first: Number.POSITIVE_INFINITY, last: -1, offset: 0 };
+    const storage: Storage = {
+      kind,
+      bytes,
+      ...rest,
+      touched: false,
+      first: Number.POSITIVE_INFINITY,
+      last: -1,
+      offset: 0,
+    };
     this.#all.push(storage);
     return storage;
   }
@@ -275,15 +291,16 @@ class Planner {
   }
 
   #touch(places: readonly (Place | undefined)[]): void {
-    for (const place of places) {
-      if (place === undefined) continue;
-      const owner = ownerOf(place.storage);
-      owner.first = Math.min(owner.first, this.#steps.length);
-      owner.last = Math.max(owner.last, this.#steps.length);
-    }
+    for (const place of places) if (place !== undefined) ownerOf(place.storage).touched = true;
   }
 
-  #native(name: string, plan: StepPlan<unknown>, args: readonly Place[], parts = name): void {
+  #native(
+    name: string,
+    plan: StepPlan<unknown>,
+    args: readonly Place[],
+    writes: (arg: number) => boolean,
+    parts = name,
+  ): void {
     this.#touch(args);
     this.#scratch = Math.max(this.#scratch, plan.scratchBytes ?? 0);
     this.#steps.push({
@@ -293,11 +310,55 @@ class Planner {
       emit: (asm) => plan.emit(asm),
       tasks: plan.tasks,
       args,
+      writes: args.map((_, arg) => writes(arg)),
       scratchBytes: plan.scratchBytes ?? 0,
       bytes: plan.bytes,
       flops: plan.flops,
       parts,
     });
+  }
+
+  /** Puts every step into the first batch in which all that it needs is there. Steps of a batch touch different memory, or only read it. */
+  #batches(): number[][] {
+    const { inPlace } = this.#options;
+    const inputStorage = new Map<string, Storage>();
+    for (const storage of this.#all)
+      if (storage.kind === "port" && this.#graph.inputs.has(storage.port!)) inputStorage.set(storage.port!, storage);
+    // An output that takes an input's memory is the same memory.
+    const memoryOf = (storage: Storage): Storage => {
+      const input = storage.kind === "port" ? inPlace.get(storage.port!) : undefined;
+      return (input === undefined ? undefined : inputStorage.get(input)) ?? ownerOf(storage);
+    };
+    const lastWrite = new Map<Storage, number>();
+    const lastRead = new Map<Storage, number>();
+    const batches: number[][] = [];
+    let fence = 0;
+    for (const [at, step] of this.#steps.entries()) {
+      const native = step.kind === "native";
+      const places = native ? step.args : [...step.inputs, ...step.outputs];
+      const writes = (i: number) => (native ? step.writes[i]! : i >= step.inputs.length);
+      // A reference step runs alone: native code ends before it.
+      let batch = native ? fence : batches.length;
+      for (const [i, place] of places.entries()) {
+        if (place === undefined) continue;
+        const memory = memoryOf(place.storage);
+        batch = Math.max(batch, (lastWrite.get(memory) ?? -1) + 1);
+        if (writes(i)) batch = Math.max(batch, (lastRead.get(memory) ?? -1) + 1);
+      }
+      for (const [i, place] of places.entries()) {
+        if (place === undefined) continue;
+        const memory = memoryOf(place.storage);
+        const last = writes(i) ? lastWrite : lastRead;
+        last.set(memory, Math.max(batch, last.get(memory) ?? -1));
+        const owner = ownerOf(place.storage);
+        owner.first = Math.min(owner.first, batch);
+        owner.last = Math.max(owner.last, batch);
+      }
+      while (batches.length <= batch) batches.push([]);
+      batches[batch]!.push(at);
+      if (!native) fence = batches.length;
+    }
+    return batches;
   }
 
   /** Offsets of the arena's storages: the largest first, each at the lowest place that is free while it lives. */
@@ -378,6 +439,7 @@ class Planner {
       "copy",
       plan,
       plan.args.map((each) => (each === "from" ? from.place : to.place)),
+      (arg) => plan.args[arg] === "to",
     );
   }
 
@@ -527,7 +589,9 @@ class Planner {
         else emitLoop(machine, spec);
       },
     };
-    this.#native(columnsKind ? "columns" : "loop", plan, places, `${parts} over ${spec.dims.join("x")}`);
+    const stored = new Set(spec.stores.map(({ operand }) => operand));
+    const what = `${parts} over ${spec.dims.join("x")}`;
+    this.#native(columnsKind ? "columns" : "loop", plan, places, (arg) => stored.has(arg), what);
   }
 
   /** Positions in the dimensions across which they may not be merged. */
@@ -620,7 +684,7 @@ class Planner {
         continue;
       }
       if (group.kind !== "loop" || to.kind !== "arena" || to.shares !== undefined) continue;
-      if (to.first !== Number.POSITIVE_INFINITY) continue;
+      if (to.touched) continue;
       if (!loopStoresLast(spec, store)) continue;
       for (const [i, { access, dtype }] of touched.entries()) {
         const from = places[i]!.storage;
@@ -736,6 +800,7 @@ class Planner {
         emit: (asm) => step.emit(asm),
         tasks: step.tasks,
         args: step.args.map(argument),
+        writes: step.args.map((arg) => typeof arg === "object"),
         scratchBytes: step.scratchBytes ?? 0,
         bytes: step.bytes,
         flops: 0,
@@ -744,7 +809,13 @@ class Planner {
     }
     const what = `${extents.length === 0 ? "" : `${extents.join("x")} x `}${m}x${k}x${n}`;
     for (const step of plan.steps)
-      this.#native(step.flops > 0 ? "matmul" : "pack", step, step.args.map(argument), `matmul ${what}`);
+      this.#native(
+        step.flops > 0 ? "matmul" : "pack",
+        step,
+        step.args.map(argument),
+        (arg) => step.args[arg] === "c" || typeof step.args[arg] === "object",
+        `matmul ${what}`,
+      );
   }
 
   #gather(array: Arr): void {
@@ -767,6 +838,7 @@ class Planner {
       "gather",
       plan,
       plan.args.map((arg) => places[arg]),
+      (arg) => plan.args[arg] === "out",
     );
   }
 
@@ -807,6 +879,7 @@ class Planner {
         "scatter",
         step,
         step.args.map((arg) => (typeof arg === "object" ? temps[arg.temp]! : places[arg]!)),
+        (arg) => step.args[arg] === "out" || typeof step.args[arg] === "object",
       );
     }
   }
@@ -820,7 +893,7 @@ class Planner {
     const free =
       source.kind === "arena" &&
       target.kind === "arena" &&
-      target.first === Number.POSITIVE_INFINITY &&
+      !target.touched &&
       target.shares === undefined &&
       source.bytes === target.bytes &&
       offset === 0 &&
@@ -839,7 +912,7 @@ class Planner {
     if (fill !== undefined) {
       const bytes = dtypeBytes[array.dtype] as 1 | 2 | 4;
       const plan = planFill({ bytes, count: array.size, bits: bitsOf(array.dtype, fill) }, isa, threads);
-      this.#native("fill", plan, [this.#place(array)]);
+      this.#native("fill", plan, [this.#place(array)], () => true);
     }
     for (const { x, begin, stride } of pieces) {
       if (this.#layout.isHosted(x)) continue;

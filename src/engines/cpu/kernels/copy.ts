@@ -106,7 +106,7 @@ type Body =
   | ({ readonly kind: "transpose"; readonly own: 2 } & Transpose);
 
 /** Displacement of what a run asks for: in itself where it is long, else in a run that follows. */
-function aheadOf(run: number, inner: Level | undefined, total: number): number {
+export function aheadOf(run: number, inner: Level | undefined, total: number): number {
   if (total < prefetchBytes || run < 64) return 0;
   if (run >= 4 * prefetchAhead || inner === undefined) return prefetchAhead;
   const ahead = Math.ceil(prefetchAhead / run) * inner.to;

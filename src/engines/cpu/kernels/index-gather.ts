@@ -1,7 +1,7 @@
 // Plans for gather: slices of a tensor picked by indices.
 
 import { gp, Label, mem } from "../isa/x64.ts";
-import { evenPiece, targetOf } from "./copy.ts";
+import { aheadOf, evenPiece, targetOf } from "./copy.ts";
 import { addConstant, chunks, emitRun, enterTask, multiply } from "./copy-moves.ts";
 import { emitBadIndex, emitIndex } from "./index-check.ts";
 import type { Isa, StepPlan } from "./step.ts";
@@ -55,7 +55,8 @@ export function planGather(spec: GatherSpec, isa: Isa, threads: number): StepPla
       emitIndex(asm, mem(index), extent, bad);
       multiply(asm, from, gp.rcx, row);
       asm.alu("add", from, x);
-      emitRun(asm, isa, piece, 0, 0, { from, to: out, index: gp.rax, small: gp.rcx });
+      const ahead = aheadOf(piece, { n: count, from: 0, to: row }, total);
+      emitRun(asm, isa, piece, 0, 0, { from, to: out, index: gp.rax, small: gp.rcx }, ahead);
       asm.bind(next);
       addConstant(asm, out, row);
       asm.aluImm("add", index, 4);
