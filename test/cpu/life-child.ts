@@ -37,6 +37,13 @@ function softmaxOf(engine: Engine): Promise<string> {
   );
 }
 
+/** A worker thread that reads TypeScript. */
+function startWorker(workerData: string): Worker {
+  const url = JSON.stringify(new URL("worker.ts", import.meta.url));
+  const source = `import("tsx/esm/api").then(({ register }) => { register(); return import(${url}); });`;
+  return new Worker(source, { eval: true, workerData });
+}
+
 const cases: Readonly<Record<string, () => Promise<unknown>>> = {
   async "dispose of a program during its run"() {
     using engine = await openCpu({ threads: 2 });
@@ -106,10 +113,9 @@ const cases: Readonly<Record<string, () => Promise<unknown>>> = {
     return [y[5], y.length, x[7]];
   },
   async "a worker thread has an engine of its own"() {
-    const source = fileURLToPath(new URL("worker.ts", import.meta.url));
     const start = () =>
       new Promise((resolve, reject) => {
-        const worker = new Worker(source, { execArgv: ["--import", "tsx"] });
+        const worker = startWorker("short");
         worker.on("message", resolve);
         worker.on("error", reject);
       });
@@ -117,8 +123,7 @@ const cases: Readonly<Record<string, () => Promise<unknown>>> = {
     return Promise.all([start(), start(), outcome(program.run(feeds))]);
   },
   async "terminating a worker thread that runs"() {
-    const source = fileURLToPath(new URL("worker.ts", import.meta.url));
-    const worker = new Worker(source, { execArgv: ["--import", "tsx"], workerData: "long" });
+    const worker = startWorker("long");
     await new Promise((resolve) => worker.once("message", resolve));
     await wait(20);
     await worker.terminate();

@@ -116,7 +116,7 @@ describe("while a run is in flight", { timeout: 60_000 }, () => {
         engines.map(async (engine) => {
           using compiled = await compile(program.outputs, { engine });
           const fed = Object.entries(program.feeds).filter(([name]) => compiled.plan.feeds.has(name));
-          return compiled.run(Object.fromEntries(fed), { as: "bits" });
+          return await compiled.run(Object.fromEntries(fed), { as: "bits" });
         }),
       );
       for (const results of found) expect(results.y0).toEqual((want as Exclude<typeof want, string>)[0]!.y0);

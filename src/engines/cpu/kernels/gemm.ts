@@ -80,7 +80,7 @@ const partialBytes = 1 << 19;
 /** A result that does not stay in the second-level caches. */
 const largeBytes = 1 << 19;
 /** Work of a task below which starting it shows. */
-const taskFlops = 1 << 22;
+const taskFlops = 1 << 21;
 
 /** A problem seen from the kernel: P (extent p) against Q (extent q). */
 interface Oriented {
@@ -240,6 +240,23 @@ function cost({ k }: GemmSpec, o: Oriented, geometry: Geometry): number {
   return compute + pPacking + packing(o.qMatrix, o.q) + stores;
 }
 
+/**
+ * How many of `count` panels a task takes: as the slowest thread ends first, then (within a few percent) more tasks, which even out disturbances.
+ * `others` multiplies the tasks; `overhead` of a task counts panels: it reads the resident operand anew.
+ */
+function chunkOf(
+  count: number,
+  limits: { others: number; most: number; mostTasks: number; overhead: number; threads: number },
+): number {
+  const { others, most, mostTasks, overhead, threads } = limits;
+  const time = (chunk: number) => Math.ceil((others * Math.ceil(count / chunk)) / threads) * (chunk + overhead);
+  const least = Math.min(most, Math.ceil(count / Math.max(1, Math.floor(mostTasks / others))));
+  const choices: number[] = [];
+  for (let chunk = least; chunk <= Math.min(most, count); chunk++) choices.push(chunk);
+  const best = Math.min(...choices.map(time));
+  return choices.find((chunk) => time(chunk) <= 1.06 * best)!;
+}
+
 /** A step for a few rows: tasks share out the columns. */
 function planRows(spec: GemmSpec, o: Oriented, isa: Isa, { lanes }: Geometry, threads: number): GemmPlan {
   const { k, batch, c } = spec;
@@ -313,22 +330,22 @@ function planTiles(spec: GemmSpec, o: Oriented, isa: Isa, geometry: Geometry, th
 
   // Tasks.
   const flops = 2 * spec.m * spec.n * k * batches;
-  // Each task reads the resident operand; where that happens for every block of k, tasks are fewer.
-  const perThread = threads === 1 ? 1 : many ? 2 : 8;
-  const wanted = Math.max(1, Math.min(Math.ceil(flops / taskFlops), threads * perThread));
+  const mostTasks = Math.max(1, Math.min(Math.ceil(flops / taskFlops), threads * 8));
   const fits = Math.max(1, Math.floor(residentBytes / (kBlock * panelSize[inner] * 4)));
   let innerChunks = Math.ceil(panels[inner].count / fits);
-  let outerChunks = Math.min(panels[outer].count, Math.ceil(wanted / (batches * innerChunks)));
-  const few = Math.min(wanted, threads);
-  if (batches * innerChunks * outerChunks < few)
-    innerChunks = Math.min(panels[inner].count, Math.ceil(few / (batches * outerChunks)));
+  const few = Math.min(mostTasks, threads);
+  if (batches * innerChunks * panels[outer].count < few)
+    innerChunks = Math.min(panels[inner].count, Math.ceil(few / (batches * panels[outer].count)));
   const innerChunk = Math.ceil(panels[inner].count / innerChunks);
-  let outerChunk = Math.ceil(panels[outer].count / outerChunks);
-  if (many) {
-    const bytes = tile.rows * columns * 4 * innerChunk;
-    outerChunk = Math.max(1, Math.min(outerChunk, Math.floor(partialBytes / bytes)));
-  }
-  outerChunks = Math.ceil(panels[outer].count / outerChunk);
+  const partialPanels = Math.floor(partialBytes / (tile.rows * columns * 4 * innerChunk));
+  const outerChunk = chunkOf(panels[outer].count, {
+    others: batches * innerChunks,
+    most: many ? Math.max(1, partialPanels) : panels[outer].count,
+    mostTasks,
+    overhead: 10 / panelSize[outer],
+    threads,
+  });
+  const outerChunks = Math.ceil(panels[outer].count / outerChunk);
 
   const packedP: PackedLayout =
     o.pMatrix.overK === 1 && o.pMatrix.along !== 1

@@ -9,6 +9,9 @@ import { emitNest, type FrameSize, type NestSpec, NestWriter, neutral, typeOf } 
 /** A nest whose reductions run over the vector dimension, a row: what depends on a row's result is computed in a further pass over the row. */
 export type LoopSpec = NestSpec;
 
+/** Vector registers that an expression needs beside a pass's accumulators. */
+const registersLeft = 7;
+
 /** Operations that cost about as much as a load: computing such a value again is cheaper than keeping a row of it. */
 const cheapOperations = 4;
 
@@ -142,8 +145,7 @@ class LoopWriter extends NestWriter {
   /** Vectors a pass's loop handles at once: reductions need independent accumulators to hide their latency. */
   get #unroll(): number {
     const { dims, reductions } = this.spec;
-    if (reductions.length === 0 || reductions.length > 3 || dims.at(-1)! < 4 * this.machine.lanes) return 1;
-    return 4;
+    return reductions.length === 0 || dims.at(-1)! < 4 * this.machine.lanes ? 1 : 4;
   }
 
   #scratchAddress(row: number, offset: number): Address {
@@ -164,12 +166,12 @@ class LoopWriter extends NestWriter {
       const elements = due.filter(({ operand }) => !phases.isRowStore(operand));
       const sums = [...reductions.entries()].filter(([, { value }]) => phases.of(value) === phase);
       const keeps = [...phases.kept].filter(([node]) => phases.of(node) === phase);
-      if (elements.length + sums.length + keeps.length > 0)
-        this.#pass(
-          elements,
-          sums.map(([i, { kind, value }]) => ({ kind, value, result: -1 - i })),
-          keeps,
-        );
+      if (elements.length + sums.length + keeps.length === 0) continue;
+      const wantedSums = sums.map(([i, { kind, value }]) => ({ kind, value, result: -1 - i }));
+      // More accumulators than registers take more passes; what is stored is stored in the last one.
+      const most = this.machine.vectors.length - registersLeft;
+      while (wantedSums.length > most) this.#pass([], wantedSums.splice(0, most), []);
+      this.#pass(elements, wantedSums, keeps);
     }
   }
 
@@ -246,7 +248,8 @@ class LoopWriter extends NestWriter {
   ): void {
     const machine = this.machine;
     const { operands } = this.spec;
-    const unroll = sums.length > 0 ? this.#unroll : 1;
+    const registers = sums.length === 0 ? 1 : Math.floor((machine.vectors.length - registersLeft) / sums.length);
+    const unroll = Math.min(this.#unroll, registers < 2 ? 1 : registers < 4 ? 2 : 4);
     const vectors = [...machine.vectors];
     const accumulators = sums.map(() => Array.from({ length: unroll }, () => vectors.pop()!));
     for (const [i, { kind, value }] of sums.entries()) {
