@@ -120,7 +120,7 @@ const cases: Readonly<Record<string, () => Promise<unknown>>> = {
         worker.on("error", reject);
       });
     using program = await compile(chain(), { engine: "cpu" });
-    return Promise.all([start(), start(), outcome(program.run(feeds))]);
+    return await Promise.all([start(), start(), outcome(program.run(feeds))]);
   },
   async "terminating a worker thread that runs"() {
     const worker = startWorker("long");
@@ -128,7 +128,7 @@ const cases: Readonly<Record<string, () => Promise<unknown>>> = {
     await wait(20);
     await worker.terminate();
     using program = await compile(chain(2), { engine: "cpu" });
-    return outcome(program.run(feeds));
+    return await outcome(program.run(feeds));
   },
   async "the event loop goes on during a run"() {
     using program = await compile(chain(150), { engine: "cpu" });

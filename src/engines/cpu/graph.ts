@@ -358,7 +358,49 @@ export function buildGraph(program: Program, strict: boolean): Graph {
     taken.add(array);
     outputs.set(name, array);
   }
+  if (!strict) mergeBatches(builder, outputs);
   return { arrays: live(builder.arrays, outputs), outputs, inputs };
+}
+
+/**
+ * A batched product that is summed over its batch is one product whose inner dimension runs over the batch, too: the derivative of weights that all
+ * samples share.
+ */
+function mergeBatches(builder: Builder, outputs: ReadonlyMap<string, Arr>): void {
+  const uses = new Map<Arr, number>();
+  const count = (array: Arr) => uses.set(array, (uses.get(array) ?? 0) + 1);
+  for (const array of builder.arrays) for (const operand of operandsOf(array)) count(operand);
+  for (const array of outputs.values()) count(array);
+  for (const array of [...builder.arrays]) {
+    const { source } = array;
+    if (source.kind !== "reduce" || source.fold !== "sum") continue;
+    let product = source.x;
+    while (product.source.kind === "view" && product.source.view.kind === "reshape" && uses.get(product) === 1)
+      product = product.source.of;
+    if (product.source.kind !== "matmul" || uses.get(product) !== 1) continue;
+    const { x, y, transposeX, transposeY } = product.source;
+    const [m, n] = product.shape.slice(-2) as [number, number];
+    const batch = product.size / m / n;
+    const whole = x.size / batch / m === y.size / batch / n && array.size === m * n;
+    if (batch === 1 || !whole || !transposeX || transposeY || Math.max(...source.axes) >= source.x.shape.length - 2) continue;
+    const k = x.shape.at(-2)!;
+    const rows = (operand: Arr, columns: number) => builder.reshape(operand, [batch * k, columns]);
+    builder.operator = "matmul";
+    const merged = builder.matmul(array.dtype, rows(x, m), rows(y, n), true, false);
+    array.source = { kind: "view", of: merged, view: { kind: "reshape" } };
+  }
+  // What was made last must come before what reads it.
+  const order: Arr[] = [];
+  const seen = new Set<Arr>();
+  const visit = (array: Arr) => {
+    if (seen.has(array)) return;
+    seen.add(array);
+    if (array.id >= 0) for (const operand of operandsOf(array)) if (operand.id > array.id) visit(operand);
+    order.push(array);
+  };
+  for (const array of builder.arrays) visit(array);
+  builder.arrays.splice(0, builder.arrays.length, ...order);
+  for (const [i, array] of order.entries()) array.id = i;
 }
 
 /** Arrays that the outputs need, in the order in which they were made. */

@@ -74,7 +74,7 @@ const geometries = {
 } as const satisfies Record<Isa, Geometry>;
 
 /** Bytes of the operand that stays in the second-level cache while the other streams by. */
-const residentBytes = 1 << 20;
+const residentBytes = 3 << 18;
 /** Bytes of a task's partial sums. */
 const partialBytes = 1 << 19;
 /** A result that does not stay in the second-level caches. */
