@@ -4,13 +4,18 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
-import { compile, grad, input, parameter } from "../src/index.ts";
+import type { Engine } from "../src/index.ts";
+import { compile, type EngineChoice, grad, input, openEngine, parameter } from "../src/index.ts";
+import { fuzz } from "../test/cpu/fuzz.ts";
 import { command, root, runSteps, Skip, type Step } from "./steps.ts";
 
 const FUZZ_RUNS = process.env.FUZZ_RUNS ?? "5000";
 const PROGRAM_RUNS = 100_000;
 const COMPILES = 3_000;
+const CPU_PROGRAMS = Number(process.env.CPU_PROGRAMS ?? 2500); // seeds, five or six programs each
+const CPU_COMPILES = 10_000;
 const GROWTH_LIMIT = 2e6; // bytes; a leak of 20 bytes a run shows
+const RESIDENT_LIMIT = 32e6; // bytes; native memory is given back when its views are collected
 
 setFlagsFromString("--expose-gc");
 const collectGarbage = runInNewContext("gc") as () => void;
@@ -38,12 +43,33 @@ async function assertFlatMemory(count: number, body: (index: number) => unknown)
   return facts;
 }
 
+/** The same for all memory of the process, native memory included; prints ten figures on the way. */
+async function assertFlatResident(count: number, body: (index: number) => unknown): Promise<string> {
+  const start = performance.now();
+  const figures: number[] = [];
+  for (let index = 0; index <= count; index++) {
+    if (index % (count / 10) === 0) {
+      collectGarbage();
+      await new Promise((resolve) => setTimeout(resolve, 10)); // finalizers
+      figures.push(process.memoryUsage.rss());
+    }
+    if (index < count) await body(index);
+  }
+  const microseconds = ((performance.now() - start) / count) * 1000;
+  const growth = figures.at(-1)! - figures[5]!; // the first half warms up
+  const megabytes = figures.map((bytes) => (bytes / 1e6).toFixed(1)).join(" ");
+  const slope = growth / (count / 2);
+  const facts = `${count} times, ${microseconds.toFixed(0)} µs each, resident MB ${megabytes}, ${slope.toFixed(1)} bytes each`;
+  if (growth > RESIDENT_LIMIT) throw new Error(facts);
+  return facts;
+}
+
 /** One step of gradient descent with its weights as state. */
-async function descent() {
+async function descent(engine: EngineChoice | Engine = "sim") {
   const x = input([4, 8], { name: "x" });
   const w = parameter(new Float32Array(8).fill(0.1), [8, 1], { name: "w" });
   const loss = x.matmul(w).square().mean();
-  return compile({ loss }, { engine: "sim", update: new Map([[w, w.sub(grad(loss, [w])[0]!.mul(0.01))]]) });
+  return compile({ loss }, { engine, update: new Map([[w, w.sub(grad(loss, [w])[0]!.mul(0.01))]]) });
 }
 
 /** A test path with many more runs than `npm test` makes, told so by `variables`. */
@@ -71,6 +97,29 @@ const jobs: Readonly<Record<string, Step>> = {
     return await assertFlatMemory(PROGRAM_RUNS, () => program.runSync(feeds));
   },
   compiles: () => assertFlatMemory(COMPILES, async () => (await descent()).dispose()),
+  async "cpu-fuzz"() {
+    const first = Number(process.env.FUZZ_SEED ?? 1 + (Date.now() % 1e6));
+    process.stdout.write(`cpu-fuzz: FUZZ_SEED=${first} CPU_PROGRAMS=${CPU_PROGRAMS}\n`);
+    const { programs, failures } = await fuzz(first, CPU_PROGRAMS, { quiet: 300_000 });
+    const facts = `seeds ${first} to ${first + CPU_PROGRAMS - 1}, ${programs} programs`;
+    if (failures.length > 0) throw new Error(`${facts}, ${failures.length} failures\n${failures.join("\n")}`);
+    return facts;
+  },
+  async "cpu-runs"() {
+    await using program = await descent("cpu");
+    const feeds = { x: Float32Array.from({ length: 32 }, (_, i) => Math.sin(i)) };
+    return await assertFlatResident(PROGRAM_RUNS, () => program.run(feeds));
+  },
+  async "cpu-compiles"() {
+    using engine = await openEngine("cpu");
+    const feeds = { x: new Float32Array(32) };
+    return await assertFlatResident(CPU_COMPILES, async () => {
+      await using program = await descent(engine);
+      await program.run(feeds);
+    });
+  },
+  /** Engines with their threads, too. */
+  "cpu-engines": () => assertFlatResident(500, async () => (await descent("cpu")).dispose()),
 };
 
 const wanted = process.argv.slice(2);

@@ -51,6 +51,13 @@ function isRowReduction(array: Arr): boolean {
   return source.x.shape.slice(last + 1).every((extent) => extent === 1);
 }
 
+/** True if a map runs over the extents of what a reduction reduces, or over some that these are parts of. */
+function sameExtents(map: Arr, reduction: Arr): boolean {
+  const dims = squeeze(domainOf(reduction));
+  const parts = map.size === sizeOf(dims) ? refine(dims, squeeze(map.shape)) : undefined;
+  return parts !== undefined && parts.length === dims.length;
+}
+
 /** A set of small numbers. */
 class Bits {
   readonly words: Uint32Array;
@@ -150,11 +157,7 @@ class Fuser {
       for (const operand of reads) {
         const root = rootOf(operand);
         if (root.source.kind !== "map" || this.#outputs.has(root) || this.#uses.get(root)!.length > 1) continue;
-        if (
-          root.size !== (target.source as { x: Arr }).x.size ||
-          this.#relation(operand, squeeze(root.shape), 0) !== "same"
-        )
-          continue;
+        if (!sameExtents(root, target) || this.#relation(operand, squeeze(root.shape), 0) !== "same") continue;
         this.#absorbed.set(root, target);
       }
     }

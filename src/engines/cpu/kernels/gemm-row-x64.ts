@@ -44,7 +44,10 @@ const tailMask: Mask = 1;
 const kMask: Mask = 2;
 
 /** Most rows that a level has registers for. */
-export const mostRows = { avx2: 6, avx512: 8 } as const satisfies Record<Isa, number>;
+export const mostRows = {
+  avx2: { dot: 8, sum: 7 },
+  avx512: { dot: 8, sum: 8 },
+} as const satisfies Record<Isa, Record<RowKernel["kind"], number>>;
 
 export function rowTasks({ batch, columns, chunk }: RowKernel): number {
   return batch.reduce((all, n) => all * n, 1) * Math.ceil(columns / chunk);
@@ -219,7 +222,7 @@ function emitDots(simd: Simd, kernel: RowKernel, xRow: number): void {
     const full = Math.floor(k / lanes);
     const step = (vectors: number, part?: Part) => {
       for (let g = 0; g < count; g++) {
-        if (part === undefined && count > 1) asm.prefetch("t0", mem(rsi, (g + count) * w.along));
+        if (part === undefined && count === most) asm.prefetch("t0", mem(rsi, (g + count) * w.along));
         for (let v = 0; v < vectors; v++) {
           simd.load(temp, mem(rsi, g * w.along + v * lanes * unit), w.storage, part);
           for (let r = 0; r < rows; r++) {

@@ -74,7 +74,7 @@ const geometries = {
 } as const satisfies Record<Isa, Geometry>;
 
 /** Bytes of the operand that stays in the second-level cache while the other streams by. */
-const residentBytes = 3 << 18;
+const residentBytes = 1 << 20;
 /** Bytes of a task's partial sums. */
 const partialBytes = 1 << 19;
 /** A result that does not stay in the second-level caches. */
@@ -113,7 +113,7 @@ export function planGemm(spec: GemmSpec, isa: Isa, threads: number): GemmPlan {
   const chosen = oriented[costs[1]! < costs[0]! ? 1 : 0]!;
   const rowwise = oriented.find((o) => {
     const reads = o.qMatrix.along === 1 || o.qMatrix.overK === 1;
-    return o.p <= mostRows[isa] && o.q >= 4 * o.p && o.c.q === 1 && reads && o.q * k >= 4096;
+    return o.p <= mostRows[isa][rowKind(o)] && o.q >= 4 * o.p && o.c.q === 1 && reads && o.q * k >= 4096;
   });
   if (rowwise !== undefined) return planRows(problem, rowwise, isa, geometry, threads);
   return planTiles(problem, chosen, isa, geometry, threads);
@@ -257,6 +257,8 @@ function chunkOf(
   return choices.find((chunk) => time(chunk) <= 1.06 * best)!;
 }
 
+const rowKind = ({ qMatrix }: Oriented): RowKernel["kind"] => (qMatrix.overK === 1 ? "dot" : "sum");
+
 /** A step for a few rows: tasks share out the columns. */
 function planRows(spec: GemmSpec, o: Oriented, isa: Isa, { lanes }: Geometry, threads: number): GemmPlan {
   const { k, batch, c } = spec;
@@ -266,7 +268,7 @@ function planRows(spec: GemmSpec, o: Oriented, isa: Isa, { lanes }: Geometry, th
     const argument = args.push(name) - 1;
     return { argument, storage, along: along * bytes, overK: overK * bytes, batch: strides.map((s) => s * bytes) };
   };
-  const kind = o.qMatrix.overK === 1 ? "dot" : "sum";
+  const kind = rowKind(o);
   const batches = batch.reduce((all, size) => all * size, 1);
   // Tasks worth starting; pieces of a row that memory is good at; sums that stay in the first-level cache.
   const least = Math.ceil((1 << 16) / (k * storageBytes[o.qMatrix.storage]));
@@ -330,7 +332,7 @@ function planTiles(spec: GemmSpec, o: Oriented, isa: Isa, geometry: Geometry, th
 
   // Tasks.
   const flops = 2 * spec.m * spec.n * k * batches;
-  const mostTasks = Math.max(1, Math.min(Math.ceil(flops / taskFlops), threads * 8));
+  const mostTasks = threads === 1 ? 1 : Math.max(1, Math.min(Math.ceil(flops / taskFlops), threads * 8));
   const fits = Math.max(1, Math.floor(residentBytes / (kBlock * panelSize[inner] * 4)));
   let innerChunks = Math.ceil(panels[inner].count / fits);
   const few = Math.min(mostTasks, threads);
