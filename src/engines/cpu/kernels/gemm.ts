@@ -79,6 +79,8 @@ const residentBytes = 1 << 20;
 const partialBytes = 1 << 19;
 /** A result that does not stay in the second-level caches. */
 const largeBytes = 1 << 19;
+/** A packed operand that does not stay in cache until it is used. */
+const largeCopy = 1 << 22;
 /** Work of a task below which starting it shows. */
 const taskFlops = 1 << 21;
 
@@ -362,6 +364,11 @@ function planTiles(spec: GemmSpec, o: Oriented, isa: Isa, geometry: Geometry, th
     if (side === "q" && matrix.along === 1 && reuse <= 2 && !matrix.constant) return "direct";
     if (matrix.constant) return "shared";
     if (side === outer) return "local";
+    // A large packed copy goes through memory: packing it once a task is better where that is little work beside the task.
+    const bytes = panels[side].count * kBlocksOf(k, kBlock) * (side === "p" ? packedP : packedQ).panelBytes;
+    const unit = matrix.along === 1 || (side === "p" && matrix.overK === 1);
+    const reused = (outerChunk * panelSize[outer]) / (2 * lanes);
+    if (bytes > largeCopy && unit && reused >= 4) return "local";
     return outerChunks > 1 ? "shared" : "local";
   };
 
