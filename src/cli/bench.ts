@@ -70,6 +70,8 @@ const budgetSeconds = 20;
 const [leastRounds, mostRounds] = [5, 15];
 /** A round is quiet in which other processes took less than this part of the cores. */
 const quiet = 0.1;
+/** A row is worth nothing whose best rounds were this disturbed. */
+const loud = 0.25;
 /** Rounds that may be made for each one wanted, until enough of them were quiet. */
 const mostAttempts = 3;
 
@@ -113,11 +115,15 @@ async function bench(name: string | undefined, flags: BenchFlags, signal: AbortS
   if (machine !== undefined && (name === undefined || name === machineName)) report.machine(machine);
   const missing = new Map<string, string>();
   const failed: string[] = [];
+  const disturbed = new Set<string>();
   for (const comparison of chosen) {
     if (signal.aborted) throw new AbortedError("bench", signal);
     const setting = { engine, threads: comparison.threads ?? threads, signal };
     try {
-      for (const row of await compare(comparison, setting, machine, flags.rounds, missing)) report.row(row);
+      for (const row of await compare(comparison, setting, machine, flags.rounds, missing)) {
+        report.row(row);
+        if (row.others > loud) disturbed.add(row.name);
+      }
     } catch (error) {
       // One that our engine cannot run leaves the others.
       if (!(error instanceof Missing || error instanceof EngineError)) throw error;
@@ -127,6 +133,10 @@ async function bench(name: string | undefined, flags: BenchFlags, signal: AbortS
   }
   for (const [library, why] of missing)
     note(`peer not installed: ${library} (${why}); in anekit's repository "npm run bench" installs it`);
+  if (disturbed.size > 0) {
+    // Threads that wait for each other by spinning suffer most, so such a ratio is not even a fair one.
+    note(`other processes had more than ${100 * loud} % of the cores, do not quote: ${[...disturbed].join(", ")}`);
+  }
   if (failed.length > 0) throw new EngineError("bench", `not measured: ${failed.join(", ")}`);
 }
 
@@ -308,7 +318,7 @@ function median(list: readonly number[]): number {
 }
 
 const titles = ["name", "ours", "peer", "unit", "ratio", "share", "spread", "others", "memory", "peer's name"] as const;
-const widths = [26, 9, 9, 7, 6, 6, 7, 7, 18, 0] as const;
+const widths = [30, 9, 9, 7, 6, 6, 7, 7, 18, 0] as const;
 
 /** Prints rows as they come. */
 class Report {

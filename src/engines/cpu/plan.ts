@@ -361,6 +361,23 @@ class Planner {
     return batches;
   }
 
+  /** Checks that a walk over memory stays inside its storage: generated code does not look. */
+  #requireInside(place: Place, dtype: DType, dims: readonly number[], strides: readonly number[]): void {
+    const [first, last] = dims.reduce(
+      ([low, high], extent, axis) => {
+        const reach = (extent - 1) * strides[axis]!;
+        return [Math.min(low, low + reach), Math.max(high, high + reach)] as const;
+      },
+      [0, 0] as readonly [number, number],
+    );
+    const bytes = dtypeBytes[dtype];
+    const { storage, offset } = place;
+    invariant(
+      offset + first * bytes >= 0 && offset + (last + 1) * bytes <= storage.bytes,
+      () => `code would touch bytes ${offset + first * bytes} to ${offset + (last + 1) * bytes} of ${storage.bytes}`,
+    );
+  }
+
   /** Offsets of the arena's storages: the largest first, each at the lowest place that is free while it lives. */
   #arena(): number {
     const owners = this.#all.filter(({ kind, shares, last }) => kind === "arena" && shares === undefined && last >= 0);
@@ -433,6 +450,8 @@ class Planner {
     to: { readonly place: Place; readonly strides: readonly number[] },
   ): void {
     const { isa, threads } = this.#options;
+    this.#requireInside(from.place, dtype, shape, from.strides);
+    this.#requireInside(to.place, dtype, shape, to.strides);
     const bytes = dtypeBytes[dtype] as 1 | 2 | 4;
     const plan = planCopy({ bytes, shape, from: from.strides, to: to.strides }, isa, threads);
     this.#native(
@@ -570,6 +589,8 @@ class Planner {
     spec = this.#unitStrides(spec, places, group);
     spec = partition(spec, group, threads);
     spec = { ...spec, inPlace: this.#shareMemory(group, nest.touched, spec, places) };
+    for (const [i, { dtype, strides }] of spec.operands.entries())
+      this.#requireInside(places[i]!, dtype, spec.dims, strides);
     const columnsKind = group.kind === "columns";
     const bytes = spec.operands.reduce(
       (sum, { dtype, strides }) =>
@@ -772,6 +793,9 @@ class Planner {
     for (let axis = extents.length - 1; axis >= 0; axis--) {
       if (extents[axis] === 1) for (const list of [extents, a.batch, b.batch, c.batch]) list.splice(axis, 1);
     }
+    this.#requireInside(a.place, a.dtype, [...extents, m, k], [...a.batch, a.row, a.column]);
+    this.#requireInside(b.place, b.dtype, [...extents, k, n], [...b.batch, b.row, b.column]);
+    this.#requireInside(c.place, c.dtype, [...extents, m, n], [...c.batch, c.row, c.column]);
     const matrix = ({ dtype, row, column, batch: strides_ }: typeof a) => ({ dtype, row, column, batch: strides_ });
     const aConstant = rootOf(x).source.kind === "constant";
     const bConstant = rootOf(y).source.kind === "constant";
@@ -822,6 +846,9 @@ class Planner {
     const { x, indices, axis, at } = array.source as Arr["source"] & { kind: "gather" };
     const { isa, threads } = this.#options;
     const places = { x: this.#dense(x), index: this.#dense(indices), out: this.#place(array) };
+    this.#requireInside(places.x, x.dtype, [x.size], [1]);
+    this.#requireInside(places.index, "int32", [indices.size], [1]);
+    this.#requireInside(places.out, array.dtype, [array.size], [1]);
     const plan = planGather(
       {
         bytes: dtypeBytes[x.dtype] as 1 | 2 | 4,
@@ -858,6 +885,10 @@ class Planner {
       updates: this.#dense(updates),
       out: this.#place(array),
     };
+    if (places.data !== undefined) this.#requireInside(places.data, array.dtype, [array.size], [1]);
+    this.#requireInside(places.index, "int32", [indices.size], [1]);
+    this.#requireInside(places.updates, array.dtype, [updates.size], [1]);
+    this.#requireInside(places.out, array.dtype, [array.size], [1]);
     const plan = planScatter(
       {
         dtype: array.dtype as "fp32" | "fp16" | "int32",

@@ -129,7 +129,7 @@ function dense({ m, n, k }: Shape, form: Form, dtype: Storage = "fp32", rest: Pa
   };
 }
 
-test.skipIf(levels.length > 0)("matrix products", ({ skip }) => skip("this processor has no AVX2"));
+if (levels.length === 0) test("matrix products", ({ skip }) => skip("this processor has no AVX2"));
 
 const forms = ["NN", "NT", "TN", "TT"] as const;
 
