@@ -3,7 +3,15 @@
 import { isFloat } from "../../src/core/dtype.ts";
 import { unpackFloat16 } from "../../src/core/float16.ts";
 import { createCpu } from "../../src/engines/cpu/index.ts";
-import { AnekitError, compile, type Engine, type EngineChoice, type Feed, type NDArray } from "../../src/index.ts";
+import {
+  AnekitError,
+  type CompileOptions,
+  compile,
+  type Engine,
+  type EngineChoice,
+  type Feed,
+  type NDArray,
+} from "../../src/index.ts";
 import type { RandomProgram } from "./programs.ts";
 
 export interface CpuOptions {
@@ -47,10 +55,11 @@ export async function rowsOf(
   program: Pick<RandomProgram, "outputs" | "update" | "feeds"> & Partial<Pick<RandomProgram, "initial">>,
   engine: Engine | EngineChoice,
   runs = 3,
+  options: Pick<CompileOptions, "precision"> = {},
 ): Promise<Row[] | string> {
   const { outputs, update } = program;
   try {
-    using compiled = await compile(outputs, { update, engine });
+    using compiled = await compile(outputs, { ...options, update, engine });
     const feeds = Object.fromEntries(Object.entries(program.feeds).filter(([name]) => compiled.plan.feeds.has(name)));
     for (const [state, values] of program.initial ?? [])
       if (compiled.state.has(state)) compiled.state.write(state, values);

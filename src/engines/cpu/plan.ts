@@ -586,7 +586,8 @@ class Planner {
     let { spec } = nest;
     const borders = this.#borders(group, spec.dims);
     spec = merge(spec, borders);
-    spec = this.#unitStrides(spec, places, group);
+    const later: (() => void)[] = [];
+    spec = this.#unitStrides(spec, places, group, later);
     spec = partition(spec, group, threads);
     spec = { ...spec, inPlace: this.#shareMemory(group, nest.touched, spec, places) };
     for (const [i, { dtype, strides }] of spec.operands.entries())
@@ -613,6 +614,7 @@ class Planner {
     const stored = new Set(spec.stores.map(({ operand }) => operand));
     const what = `${parts} over ${spec.dims.join("x")}`;
     this.#native(columnsKind ? "columns" : "loop", plan, places, (arg) => stored.has(arg), what);
+    for (const copy of later) copy();
   }
 
   /** Positions in the dimensions across which they may not be merged. */
@@ -627,8 +629,8 @@ class Planner {
     return group.columns > 0 ? [rowDims(dims, group.columns)!.length] : [];
   }
 
-  /** Makes every operand's inner stride 0 or 1: by another order of the loops where that does it, else by copies. */
-  #unitStrides(spec: NestSpec, places: Place[], group: Group): NestSpec {
+  /** Makes every operand's inner stride 0 or 1: by another order of the loops where that does it, else by copies, those of results `later`. */
+  #unitStrides(spec: NestSpec, places: Place[], group: Group, later: (() => void)[]): NestSpec {
     const inner = spec.dims.length - 1;
     const tail = innerDims(spec, group);
     const good = (operand: LoopOperand, axis: number) => operand.strides[axis]! <= 1;
@@ -639,12 +641,9 @@ class Planner {
         spec.operands.reduce((sum, operand) => sum + (good(operand, axis) ? 0 : 1), 0) -
         (spec.dims[axis]! >= 16 ? 0.5 : 0);
       const stores = new Set(spec.stores.map(({ operand }) => operand));
-      const possible = spec.dims
-        .map((_, axis) => axis)
-        .filter((axis) => spec.operands.every((operand, i) => !stores.has(i) || good(operand, axis)));
-      possible.sort((a, b) => cost(a) - cost(b));
-      const best = possible[0];
-      invariant(best !== undefined, () => "a loop stores to strided memory");
+      const axes = [...spec.dims.keys()].sort((a, b) => cost(a) - cost(b));
+      const storable = axes.find((axis) => spec.operands.every((operand, i) => !stores.has(i) || good(operand, axis)));
+      const best = storable ?? axes[0]!;
       if (best !== inner) {
         const order = [...spec.dims.keys()].filter((axis) => axis !== best).concat(best);
         spec = merge(reorder(spec, order), []);
@@ -656,20 +655,16 @@ class Planner {
     const operands = spec.operands.map((operand, i) => {
       const collapses = tailIsUnit(spec.dims.slice(columnsFrom), operand.strides.slice(columnsFrom));
       if (collapses) return operand;
-      invariant(!stores.has(i), () => "a loop stores to strided memory");
       // Repeated elements are copied only within a row, which must be one dimension in the end.
       const repeats = (axis: number) => axis < columnsFrom && operand.strides[axis] === 0;
       const kept = spec.dims.map((extent, axis) => (repeats(axis) ? 1 : extent));
       const dense = contiguous(kept).map((stride, axis) => (repeats(axis) ? 0 : stride));
       const storage = this.#newStorage("arena", sizeOf(kept) * dtypeBytes[operand.dtype]);
-      const to = { storage, offset: 0 };
-      this.#copy(
-        operand.dtype,
-        kept,
-        { place: places[i]!, strides: operand.strides },
-        { place: to, strides: contiguous(kept) },
-      );
-      places[i] = to;
+      const strided = { place: places[i]!, strides: operand.strides };
+      const own = { place: { storage, offset: 0 }, strides: contiguous(kept) };
+      if (stores.has(i)) later.push(() => this.#copy(operand.dtype, kept, own, strided));
+      else this.#copy(operand.dtype, kept, strided, own);
+      places[i] = own.place;
       return { dtype: operand.dtype, strides: dense };
     });
     const merged = merge({ ...spec, operands }, this.#bordersAfter(group, spec));
