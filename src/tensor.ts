@@ -2,7 +2,7 @@
 
 import { type DType, isDType, isFloat, newValues, type ValueArray } from "./core/dtype.ts";
 import { ConfigError, DTypeError, formatAval, formatShape, ShapeError } from "./core/errors.ts";
-import { roundFloat16 } from "./core/float16.ts";
+import { float16Max, roundFloat16 } from "./core/float16.ts";
 import { type Aval, checkShape, normalizeAxis, type Shape, sameShape, sizeOf } from "./core/shape.ts";
 import {
   type ConstantNode,
@@ -569,17 +569,35 @@ export function input<D extends DType = "fp16">(shape: Shape, options: LeafOptio
   return new Tensor(makeNode<InputNode>({ kind: "input", name, inputs: [], results: [{ dtype, shape }] }));
 }
 
-/** State: starts as `initial`, stays on the engine, and changes only through the `update` of a compiled program. */
+/**
+ * State: starts as `initial` (one number with a shape: everywhere), stays on the engine, and changes only through the `update` of a compiled
+ * program.
+ */
 export function parameter<D extends DType = "fp16">(
   initial: DataLike,
   shape?: Shape,
   options: LeafOptions<D> = {},
 ): Tensor<D> {
   const { dtype = "fp16", name = `parameter${++unnamed}` } = options;
-  const { data, shape: known } = readData(`parameter "${name}"`, initial, shape, dtype);
-  return new Tensor(
-    makeNode<ParameterNode>({ kind: "parameter", name, initial: data, inputs: [], results: [{ dtype, shape: known }] }),
-  );
+  const where = `parameter "${name}"`;
+  const make = (data: ValueArray | number, known: Shape): Tensor<D> =>
+    new Tensor(
+      makeNode<ParameterNode>({
+        kind: "parameter",
+        name,
+        initial: data,
+        inputs: [],
+        results: [{ dtype, shape: known }],
+      }),
+    );
+  if (typeof initial === "number" && shape !== undefined) {
+    checkDType(where, dtype);
+    checkShape(where, shape);
+    checkRange(where, initial, dtype, 0);
+    return make(initial, shape);
+  }
+  const { data, shape: known } = readData(where, initial, shape, dtype);
+  return make(data, known);
 }
 
 /** A tensor whose values are known when the program is compiled. @throws {ConfigError} for a value outside the dtype's range. */
@@ -613,6 +631,15 @@ function readData(
   if (flat.length !== sizeOf(known))
     throw new ShapeError(where, `${flat.length} values do not fill ${formatShape(known)}`);
   const values = newValues(dtype, flat.length);
+  if (values instanceof Float32Array && flat instanceof Float32Array) {
+    values.set(flat);
+    // What is a finite fp16 number needs no closer look; NaN and the rest get it.
+    if (dtype === "fp16") {
+      for (let i = 0; i < values.length; i++)
+        if (!(Math.abs(values[i]!) <= float16Max)) checkRange(where, values[i]!, dtype, i);
+    }
+    return { data: values, shape: known };
+  }
   for (let i = 0; i < values.length; i++) {
     const value = Number(flat[i]);
     values[i] = value;

@@ -7,15 +7,14 @@ function mulHigh(a: number, b: number): number {
   const aHigh = a >>> 16;
   const bLow = b & 0xffff;
   const bHigh = b >>> 16;
-  const middle = aHigh * bLow + ((aLow * bLow) >>> 16);
-  const carry = aLow * bHigh + (middle & 0xffff);
-  return (aHigh * bHigh + Math.floor(middle / 65536) + Math.floor(carry / 65536)) >>> 0;
+  // Both sums stay below 2^32: integers for the compiler once they are shifted.
+  const middle = (Math.imul(aHigh, bLow) >>> 0) + (Math.imul(aLow, bLow) >>> 16);
+  const carry = (Math.imul(aLow, bHigh) >>> 0) + (middle & 0xffff);
+  return (Math.imul(aHigh, bHigh) + (middle >>> 16) + (carry >>> 16)) >>> 0;
 }
 
-/** Four random 32-bit words for a 128-bit counter and a 64-bit key. */
-export function philox(counter: readonly [number, number, number, number], key: readonly [number, number]) {
-  let [c0, c1, c2, c3] = counter;
-  let [k0, k1] = key;
+/** The ten rounds, on numbers alone: nothing is allocated. */
+function philoxInto(words: Uint32Array, c0: number, c1: number, c2: number, c3: number, k0: number, k1: number): void {
   for (let round = 0; round < 10; round++) {
     const high0 = mulHigh(0xd2511f53, c0 >>> 0);
     const low0 = Math.imul(0xd2511f53, c0);
@@ -28,7 +27,17 @@ export function philox(counter: readonly [number, number, number, number], key: 
     k0 = (k0 + 0x9e3779b9) | 0;
     k1 = (k1 + 0xbb67ae85) | 0;
   }
-  return [c0 >>> 0, c1 >>> 0, c2 >>> 0, c3 >>> 0] as const;
+  words[0] = c0;
+  words[1] = c1;
+  words[2] = c2;
+  words[3] = c3;
+}
+
+/** Four random 32-bit words for a 128-bit counter and a 64-bit key. */
+export function philox(counter: readonly [number, number, number, number], key: readonly [number, number]) {
+  const words = new Uint32Array(4);
+  philoxInto(words, ...counter, ...key);
+  return [words[0]!, words[1]!, words[2]!, words[3]!] as const;
 }
 
 /** 32-bit FNV-1a hash, to name streams. */
@@ -64,6 +73,25 @@ export class RandomStream {
     }
     const offset = (this.#position++ % 2) * 2;
     return ((this.#block[offset]! >>> 5) * 2 ** 26 + (this.#block[offset + 1]! >>> 6)) / 2 ** 53;
+  }
+
+  /** Fills an array with the next normals of standard deviation `std`: what `normal()` gives, without an array for each. */
+  normals(values: Float32Array<ArrayBuffer>, std: number): Float32Array<ArrayBuffer> {
+    if (this.#position % 2 !== 0) {
+      for (let i = 0; i < values.length; i++) values[i] = std * this.normal();
+      return values;
+    }
+    const words = new Uint32Array(4);
+    const [key0, key1] = this.#key;
+    for (let i = 0; i < values.length; i++) {
+      const counter = this.#position / 2;
+      this.#position += 2;
+      philoxInto(words, counter >>> 0, Math.floor(counter / 2 ** 32) >>> 0, 0xffffffff, this.#stream, key0, key1);
+      const first = ((words[0]! >>> 5) * 2 ** 26 + (words[1]! >>> 6)) / 2 ** 53;
+      const second = ((words[2]! >>> 5) * 2 ** 26 + (words[3]! >>> 6)) / 2 ** 53;
+      values[i] = std * (Math.sqrt(-2 * Math.log(1 - first)) * Math.cos(2 * Math.PI * second));
+    }
+    return values;
   }
 
   /** The next standard normal (Box-Muller). */

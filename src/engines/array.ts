@@ -2,7 +2,7 @@
 
 import { type DType, dtypeBytes } from "../core/dtype.ts";
 import { ConfigError, formatAval, formatShape, ShapeError } from "../core/errors.ts";
-import { packFloat16, unpackFloat16 } from "../core/float16.ts";
+import { float16Bits, packFloat16, unpackFloat16 } from "../core/float16.ts";
 import { type Aval, type Shape, sameShape, sizeOf } from "../core/shape.ts";
 import type { Nested } from "../tensor.ts";
 import type { Buffer } from "./engine.ts";
@@ -133,6 +133,11 @@ export function writeFeed(where: string, port: Aval & { readonly bytes: Uint8Arr
       );
   }
   to.set(values);
+}
+
+/** Writes one number everywhere. */
+export function fillBuffer(buffer: Buffer, value: number): void {
+  viewOf(buffer).fill(buffer.dtype === "fp16" ? float16Bits(value) : value);
 }
 
 /** Numbers of an array; bit patterns of fp16 stay as they are for an fp16 port. */

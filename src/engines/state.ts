@@ -5,7 +5,7 @@ import { ConfigError, DisposedError, DTypeError, EngineError, formatAval } from 
 import { type Aval, sameAval } from "../core/shape.ts";
 import type { ParameterNode } from "../ir/node.ts";
 import type { Tensor } from "../tensor.ts";
-import { type DataOf, type Feed, type Float16As, NDArray, readBuffer, writeFeed } from "./array.ts";
+import { type DataOf, type Feed, type Float16As, fillBuffer, NDArray, readBuffer, writeFeed } from "./array.ts";
 import type { Buffer, Engine } from "./engine.ts";
 
 /** Buffers of one parameter: the current value, and the one that a swapping update writes. */
@@ -84,7 +84,9 @@ export class StateStore {
     let slot = this.#slots.get(parameter);
     if (slot === undefined) {
       const current = this.use.engine.allocate(aval);
-      writeFeed(`parameter "${parameter.name}"`, current, parameter.initial);
+      const { initial, name } = parameter;
+      if (typeof initial !== "number") writeFeed(`parameter "${name}"`, current, initial);
+      else fillBuffer(current, initial);
       slot = { current, spare: undefined };
       this.#slots.set(parameter, slot);
     } else if (!sameAval(slot.current, aval)) {

@@ -36,8 +36,8 @@ export interface InputNode extends NodeBase {
 export interface ParameterNode extends NodeBase {
   readonly kind: "parameter";
   readonly name: string;
-  /** Unrounded; the dtype rounds it when it is stored. */
-  readonly initial: ValueArray;
+  /** Unrounded; the dtype rounds it when it is stored. A number stands for itself everywhere. */
+  readonly initial: ValueArray | number;
 }
 
 /** Known when the program is compiled. */

@@ -36,16 +36,37 @@ export interface GeneratedToken {
   readonly text: string;
 }
 
+/** The `count` likeliest tokens, likeliest first, ties by number; all of them where `count` is absent. */
+function likeliest(logits: ArrayLike<number>, count: number): number[] {
+  const before = (a: number, b: number) => logits[b]! - logits[a]! || a - b;
+  if (count > 64)
+    return Array.from({ length: logits.length }, (_, i) => i)
+      .sort(before)
+      .slice(0, count);
+  // A short list kept in order: a vocabulary is long, and sorting it takes longer than computing it.
+  const best: number[] = [];
+  for (let token = 0; token < logits.length; token++) {
+    if (best.length === count && !(logits[token]! > logits[best[count - 1]!]!)) continue;
+    let at = best.length === count ? count - 1 : best.length;
+    for (; at > 0 && logits[token]! > logits[best[at - 1]!]!; at--) best[at] = best[at - 1]!;
+    best[at] = token;
+  }
+  return best;
+}
+
 /** Draws a token from logits. Exported for its test. */
 export function sample(
   logits: ArrayLike<number>,
   random: number,
   { temperature = 1, topK, topP }: SamplingOptions,
 ): number {
-  const order = Array.from({ length: logits.length }, (_, i) => i).sort((a, b) => logits[b]! - logits[a]! || a - b);
-  if (temperature === 0) return order[0]!;
-  const kept = order.slice(0, topK ?? order.length);
-  const top = logits[kept[0]!]!;
+  if (temperature === 0) return likeliest(logits, 1)[0]!;
+  const [first] = likeliest(logits, 1) as [number];
+  const ordered = topK !== undefined || topP !== undefined;
+  const kept = ordered
+    ? likeliest(logits, topK ?? logits.length)
+    : Array.from({ length: logits.length }, (_, token) => token);
+  const top = logits[first]!;
   const weights = kept.map((token) => Math.exp((logits[token]! - top) / temperature));
   const total = weights.reduce((sum, weight) => sum + weight, 0);
   let count = kept.length;
@@ -59,7 +80,9 @@ export function sample(
     rest -= weights[i]!;
     if (rest < 0) return kept[i]!;
   }
-  return kept[count - 1]!;
+  // Rounding may leave a little: the last token that can be drawn.
+  for (let i = count - 1; i > 0; i--) if (weights[i]! > 0) return kept[i]!;
+  return first;
 }
 
 function checkSampling({ maxTokens = 1, temperature = 1, topK = 1, topP = 1 }: SamplingOptions): void {

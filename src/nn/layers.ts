@@ -44,13 +44,12 @@ export class Scope {
     const full = `${this.#prefix}${name}`;
     if (this.parameters.has(full)) throw new ConfigError("scope", `two parameters are named "${full}"`);
     checkShape(`parameter "${full}"`, shape);
-    const initial = new Float32Array(sizeOf(shape));
-    if ("value" in init) initial.fill(init.value);
-    else if (!this.empty) {
-      const random = new RandomStream(this.seed, full);
-      for (let i = 0; i < initial.length; i++) initial[i] = init.std * random.normal();
-    }
-    const made = parameter(initial, shape, { dtype: this.dtype, name: full });
+    const initial = () => {
+      if ("value" in init) return init.value;
+      if (this.empty) return 0;
+      return new RandomStream(this.seed, full).normals(new Float32Array(sizeOf(shape)), init.std);
+    };
+    const made = parameter(initial(), shape, { dtype: this.dtype, name: full });
     this.parameters.set(full, made);
     return made;
   }

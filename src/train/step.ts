@@ -63,8 +63,8 @@ interface Trained {
 
 function trainedParameter(name: string, tensor: Tensor, { optimizer, policy, accumulation }: StepSpec): Trained {
   const zeros = (suffix: string, dtype: "fp16" | "fp32") =>
-    parameter(new Float32Array(tensor.size), tensor.shape, { dtype, name: `${name}.${suffix}` });
-  const initial = tensor.node.kind === "parameter" ? tensor.node.initial : new Float32Array(tensor.size);
+    parameter(0, tensor.shape, { dtype, name: `${name}.${suffix}` });
+  const initial = tensor.node.kind === "parameter" ? tensor.node.initial : 0;
   const weight =
     policy.state === tensor.dtype
       ? tensor

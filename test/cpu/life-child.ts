@@ -1,6 +1,7 @@
 // A process for what may kill its process: `life-child.ts CASE` runs one case of the engine's life and prints its outcome as JSON.
 
 import { readFile } from "node:fs/promises";
+import { register } from "node:module";
 import { fileURLToPath } from "node:url";
 import { Worker } from "node:worker_threads";
 import { compile, type Engine, input, type Tensor } from "../../src/index.ts";
@@ -84,6 +85,14 @@ const cases: Readonly<Record<string, () => Promise<unknown>>> = {
     const run = outcome(program.run(feeds));
     await wait(10);
     return [await softmaxOf(engine), await run];
+  },
+  async "koffi is missing"() {
+    const hook = `export async function resolve(name, context, next) {
+      if (name !== "koffi") return next(name, context);
+      throw Object.assign(new Error("Cannot find package 'koffi'"), { code: "ERR_MODULE_NOT_FOUND" });
+    }`;
+    register(`data:text/javascript,${encodeURIComponent(hook)}`);
+    return [await outcome(compile(chain(1), { engine: "cpu" })), await outcome(compile(chain(1), { engine: "sim" }))];
   },
   async "exit during a run"() {
     const program = await compile(chain(), { engine: "cpu" });

@@ -189,6 +189,30 @@ describe.each(sets)("results on %s", (isa) => {
   }, 60_000);
 });
 
+test("an aborted run leaves state as it was, also between plain kernels", async () => {
+  const engine = await open({ threads: 2 });
+  const x = input([300, 2000], { name: "x", dtype: "fp32" });
+  const p = parameter(new Float32Array(64).fill(1), [64], { name: "p", dtype: "fp32" });
+  const next = p.mul(2);
+  let y: Tensor = x;
+  for (let i = 0; i < 6; i++) y = y.cumsum(1).mul(0.5).add(next.sum());
+  using program = await compile({ y: y.sum() }, { engine, update: new Map([[p, next]]) });
+  const feeds = { x: new Float32Array(600_000) };
+  for (const milliseconds of [0, 1, 4, 10, 20, 40]) {
+    const before = program.state.read(p).data[0]!;
+    const aborter = new AbortController();
+    setTimeout(() => aborter.abort(), milliseconds);
+    const finished = await program.run(feeds, { signal: aborter.signal }).then(
+      () => true,
+      (error: unknown) => {
+        expect(error).toBeInstanceOf(AbortedError);
+        return false;
+      },
+    );
+    expect(program.state.read(p).data[0]).toBe(finished ? 2 * before : before);
+  }
+});
+
 describe("an index outside its axis", () => {
   const bad = [
     [0, 10, 1],
@@ -241,6 +265,10 @@ describe("the environment", () => {
     expect(engine.reason).toMatch(/^test; AVX.*thread/);
   });
 });
+
+test("without koffi the engine says what is missing, and the simulator works", async () => {
+  expect(await child("koffi is missing")).toEqual([expect.stringMatching(/^EngineError: native code: .*koffi/), "ok"]);
+}, 60_000);
 
 test("shapes of two thousand million elements are refused or planned, not computed wrong", async () => {
   const engine = await open({ threads: 1 });

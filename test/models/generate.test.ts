@@ -338,7 +338,8 @@ describe("model configurations", () => {
   test("start the same for the same seed, and by name, not by order or dtype", () => {
     const initial = (model: Gpt, name: string) => {
       const { node } = model.parameters.get(name)!;
-      return node.kind === "parameter" ? Array.from(node.initial) : [];
+      if (node.kind !== "parameter") throw new Error(`${name} is no parameter`);
+      return typeof node.initial === "number" ? [node.initial] : Array.from(node.initial);
     };
     const [a, b] = [new Gpt(options, { seed: 3 }), new Gpt({ ...options, nLayer: 3 }, { seed: 3, dtype: "fp32" })];
     for (const name of ["wte.weight", "blocks.0.attn.wq.weight", "norm.gamma"])

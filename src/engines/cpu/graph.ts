@@ -382,7 +382,8 @@ function mergeBatches(builder: Builder, outputs: ReadonlyMap<string, Arr>): void
     const [m, n] = product.shape.slice(-2) as [number, number];
     const batch = product.size / m / n;
     const whole = x.size / batch / m === y.size / batch / n && array.size === m * n;
-    if (batch === 1 || !whole || !transposeX || transposeY || Math.max(...source.axes) >= source.x.shape.length - 2) continue;
+    if (batch === 1 || !whole || !transposeX || transposeY || Math.max(...source.axes) >= source.x.shape.length - 2)
+      continue;
     const k = x.shape.at(-2)!;
     const rows = (operand: Arr, columns: number) => builder.reshape(operand, [batch * k, columns]);
     builder.operator = "matmul";

@@ -15,11 +15,11 @@ import {
   reclaimViews,
   type System,
 } from "../os/index.ts";
+import { dispatchCode } from "./dispatch.ts";
 import { Job, type Outcome, type Step } from "./driver/job.ts";
 import { Team } from "./driver/team.ts";
 import { chooseIsa, cpuFeatures } from "./isa/features.ts";
 import { X64 } from "./isa/x64.ts";
-import { dispatchCode } from "./dispatch.ts";
 import type { Isa } from "./kernels/step.ts";
 import { type NativeStep, type Place, type Plan, planProgram, type ReferenceStep, type Storage } from "./plan.ts";
 
@@ -292,13 +292,14 @@ class CpuExecutable implements Executable {
         if (this.#profile) this.#time(parts);
       },
       run: async (signal) => {
-        for (const part of parts) {
+        // State in place is replaced step by step: such a program, once begun, runs to its end.
+        const abortable = this.#inPlace.size === 0;
+        for (const [at, part] of parts.entries()) {
           this.#alive();
-          if (signal?.aborted) throw new AbortedError("run", signal);
+          if (signal?.aborted && (abortable || at === 0)) throw new AbortedError("run", signal);
           if (typeof part === "function") part();
           else {
-            // State in place is replaced step by step: such a program runs to its end.
-            const outcome = await this.#engine.run(part, this.#inPlace.size === 0 ? signal : undefined);
+            const outcome = await this.#engine.run(part, abortable ? signal : undefined);
             this.#alive();
             if (outcome === "stopped" && signal !== undefined) throw new AbortedError("run", signal);
             if (outcome !== "done") throw this.#failure(part);

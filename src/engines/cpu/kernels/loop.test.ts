@@ -1,0 +1,173 @@
+// Fused loops against their meaning: rows reduced once and again, values of rows, broadcast and strided memory, tasks that cut rows and columns.
+
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { extentOf, referenceNest, runNest } from "../../../../test/cpu/nest.ts";
+import { makeRandom } from "../../../../test/plans/eager-engine.ts";
+import type { DType } from "../../../core/dtype.ts";
+import { openSystem } from "../../os/index.ts";
+import type { Node } from "../expression.ts";
+import { Expressions } from "../math.ts";
+import { X64Machine } from "../x64-machine.ts";
+import { Harness, runs } from "./copy.harness.ts";
+import { emitLoop, loopScratch } from "./loop.ts";
+import type { LoopOperand, NestSpec } from "./nest.ts";
+import type { Isa } from "./step.ts";
+
+let harness: Harness;
+beforeAll(async () => {
+  if (runs) harness = new Harness(await openSystem());
+});
+afterAll(() => harness?.dispose());
+
+/** A random loop over whole numbers, all sums of which are exact. */
+function randomLoop(random: () => number, vectors: number): NestSpec {
+  const int = (low: number, high: number) => low + Math.floor(random() * (high - low + 1));
+  const pick = <T>(list: readonly T[]): T => list[int(0, list.length - 1)]!;
+  const outer = Array.from({ length: int(0, 3) }, () => pick([1, 2, 3, 5, 17]));
+  const columns = pick([1, 2, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 100, 129, 300]);
+  const dims = [...outer, columns];
+  const inner = outer.length;
+  const strides = (kind: "dense" | "row" | "column" | "gaps"): number[] => {
+    const list: number[] = new Array(dims.length).fill(0);
+    let next = kind === "row" ? 1 : columns;
+    if (kind !== "row") list[inner] = 1;
+    if (kind === "gaps") next += int(1, 5);
+    if (kind !== "column")
+      for (let axis = inner - 1; axis >= 0; axis--) {
+        list[axis] = next;
+        next *= dims[axis]!;
+      }
+    return list;
+  };
+  const v = new Expressions();
+  const operands: LoopOperand[] = [];
+  const elements: Node[] = [];
+  const rows: Node[] = [v.f(2)];
+  const inputs = int(1, 4);
+  for (let k = 0; k < inputs; k++) {
+    const dtype = pick<DType>(["fp32", "fp32", "fp16", "int32"]);
+    const kind = pick(["dense", "dense", "row", "column", "gaps"] as const);
+    operands.push({ dtype, strides: strides(kind) });
+    const lane = dtype === "int32" ? v.toFloat(v.operand(k, "i32")) : v.operand(k, "f32");
+    (kind === "row" ? rows : elements).push(lane);
+  }
+  if (elements.length === 0) {
+    operands.push({ dtype: "fp32", strides: strides("dense") });
+    elements.push(v.operand(operands.length - 1, "f32"));
+  }
+  // Everything stays between -8 and 8.
+  const small = (node: Node) => v.max(v.min(node, v.f(8)), v.f(-8));
+  const combine = (pool: readonly Node[], others: readonly Node[]): Node => {
+    const [a, b] = [pick(pool), pick(others)];
+    return small(
+      pick([
+        () => v.add(a, b),
+        () => v.sub(a, b),
+        () => v.mul(a, b),
+        () => v.max(a, b),
+        () => v.select(v.lt(a, b), b, v.neg(a)),
+      ])(),
+    );
+  };
+  const reductions: NestSpec["reductions"][number][] = [];
+  const most = Math.min(5, vectors - 8);
+  const steps = int(1, 12);
+  for (let k = 0; k < steps; k++) {
+    const kind = int(0, 3);
+    if (kind === 0 && reductions.length < most) {
+      const fold = pick(["sum", "max", "min"] as const);
+      reductions.push({ kind: fold, value: pick(elements) });
+      const result = v.operand(-reductions.length, "f32");
+      rows.push(small(v.floor(v.mul(result, v.f(1 / 32)))));
+    } else if (kind === 1) rows.push(combine(rows, rows));
+    else elements.push(combine(elements, [...elements, ...rows]));
+  }
+  const stores: NestSpec["stores"][number][] = [];
+  const store = (dtype: DType, list: number[], value: Node) => {
+    stores.push({
+      operand: operands.length,
+      value: dtype === "int32" ? v.toInt(value) : dtype === "bool" ? v.lt(value, v.f(1)) : value,
+    });
+    operands.push({ dtype, strides: list });
+  };
+  for (let k = int(1, 3); k > 0; k--)
+    store(pick<DType>(["fp32", "fp16", "int32", "bool"]), strides(pick(["dense", "gaps"])), pick(elements));
+  const results = rows.filter((node) => node.kind !== "constant");
+  if (results.length > 0 && inner > 0 && random() < 0.7)
+    store(pick<DType>(["fp32", "fp16"]), strides("row"), pick(results));
+  // Tasks: some outer dimensions, and blocks of the next one; of the columns only where no row is reduced.
+  const last = reductions.length > 0 || operands.some(({ strides: list }) => list[inner] === 0) ? inner - 1 : inner;
+  const given = { dims, operands, reductions, stores, inPlace: false };
+  if (last < 0) {
+    const wide = operands.map(({ dtype, strides: list }) => ({ dtype, strides: [0, ...list] }));
+    return { ...given, dims: [1, ...dims], operands: wide, taskDims: 0, blocked: 0, block: 1 };
+  }
+  const blocked = int(0, last);
+  const block = blocked === inner ? 64 * int(1, 3) : int(1, dims[blocked]!);
+  return { ...given, taskDims: blocked, blocked, block };
+}
+
+describe.skipIf(!runs).each(["avx2", "avx512"] as const)("loops on %s", (isa: Isa) => {
+  test.each([1, 3])("compute what they mean, %i threads", (threads) => {
+    for (let seed = 1; seed <= 150; seed++) {
+      const random = makeRandom(1000 * threads + seed);
+      const spec = randomLoop(random, isa === "avx2" ? 13 : 29);
+      const inside = [spec.dims.length - 1];
+      const values = spec.operands.map((operand) =>
+        Float32Array.from({ length: extentOf(spec.dims, operand) }, () => Math.floor(random() * 7) - 3),
+      );
+      for (const { operand } of spec.stores) values[operand]!.fill(spec.operands[operand]!.dtype === "bool" ? 1 : 99);
+      const given = values.map((each) => each.slice());
+      referenceNest(spec, inside, values);
+      const got = runNest(
+        harness,
+        spec,
+        given,
+        (asm) => emitLoop(new X64Machine(asm, isa), spec),
+        loopScratch(spec),
+        threads,
+      );
+      for (const [k, want] of values.entries()) {
+        const at = want.findIndex((x, i) => x !== got[k]![i]);
+        const { dims, operands, reductions } = spec;
+        const facts = `seed ${1000 * threads + seed}: dims ${dims}, operand ${k} ${operands[k]!.dtype} ${operands[k]!.strides}, ${reductions.length} reductions`;
+        if (at >= 0) expect.fail(`${facts}: element ${at} is ${got[k]![at]}, expected ${want[at]}`);
+      }
+    }
+  });
+
+  test("take as many reductions as registers allow, and say so beyond", () => {
+    const v = new Expressions();
+    for (const count of [1, 2, 3, 4, 5, 6]) {
+      const x = v.operand(0, "f32");
+      const reductions = Array.from({ length: count }, (_, i) => ({
+        kind: "sum" as const,
+        value: v.mul(x, v.f(i + 1)),
+      }));
+      const total = reductions.reduce<Node>((sum, _, i) => v.add(sum, v.operand(-1 - i, "f32")), v.f(0));
+      const spec: NestSpec = {
+        dims: [3, 200],
+        taskDims: 0,
+        blocked: 0,
+        block: 2,
+        operands: [
+          { dtype: "fp32", strides: [200, 1] },
+          { dtype: "fp32", strides: [1, 0] },
+        ],
+        reductions,
+        stores: [{ operand: 1, value: total }],
+        inPlace: false,
+      };
+      const values = [new Float32Array(600).fill(1), new Float32Array(3)];
+      const got = runNest(
+        harness,
+        spec,
+        values,
+        (asm) => emitLoop(new X64Machine(asm, isa), spec),
+        loopScratch(spec),
+        1,
+      );
+      expect([...got[1]!]).toEqual(new Array(3).fill((200 * count * (count + 1)) / 2));
+    }
+  });
+});
