@@ -5,7 +5,7 @@ import { type Command, Option } from "commander";
 import { splitTokens, TokenDataset, unigramEntropy } from "../data/dataset.ts";
 import { packageFile } from "../data/package.ts";
 import { byteTokenizer } from "../data/tokenizer.ts";
-import { parseEngine } from "../engines/open.ts";
+import { openEngine, parseEngine } from "../engines/open.ts";
 import { TextGenerator } from "../models/generate.ts";
 import { Gpt } from "../models/gpt.ts";
 import { findPreset } from "../models/presets.ts";
@@ -18,12 +18,18 @@ import { note, printJson } from "./output.ts";
 import { jsonView, printCurve, textView } from "./progress.ts";
 import { numberOption } from "./train.ts";
 
-/** About a minute of the simulator on one core; the same text, steps and seed give the same model everywhere. */
-const defaultSteps = 320;
+/**
+ * What an engine trains in about a minute; the same text, steps and seed give the same model on every machine of its kind. Few windows a step: many
+ * small steps learn more in a minute than few large ones (docs/log.md).
+ */
+const sizes = {
+  fast: { steps: 2400, model: findPreset("micro").options, batchSize: 4, learningRate: 3e-3 },
+  slow: { steps: 320, model: { ...findPreset("nano").options, nLayer: 2 }, batchSize: 2, learningRate: 8e-3 },
+} as const;
 const prompt = "The people of the United States ";
 
 interface DemoFlags {
-  readonly steps: number;
+  readonly steps?: number;
   readonly seed: number;
   readonly precision: "fp16" | "mixed";
   readonly engine: string;
@@ -33,9 +39,13 @@ interface DemoFlags {
 export function configure(command: Command, { signal }: CommandContext): void {
   command
     .description(
-      "Trains a transformer of 0.12 million parameters on presidential speeches, byte by byte, and lets it complete a sentence.",
+      "Trains a transformer of 0.8 million parameters (0.12 on the simulator) on presidential speeches, byte by byte, and lets it complete a sentence.",
     )
-    .option("--steps <n>", "optimizer steps", numberOption(1), defaultSteps)
+    .option(
+      "--steps <n>",
+      `optimizer steps (default: ${sizes.fast.steps}, on the simulator ${sizes.slow.steps})`,
+      numberOption(1),
+    )
     .option("--seed <n>", "fixes initial weights, batches and text", numberOption(0), 1)
     .addOption(
       new Option("--precision <name>", "fp16 throughout, or fp16 with fp32 master weights")
@@ -48,25 +58,24 @@ export function configure(command: Command, { signal }: CommandContext): void {
 }
 
 async function run(flags: DemoFlags, signal: AbortSignal): Promise<void> {
-  const engine = parseEngine(flags.engine);
-  const { seed, precision, steps } = flags;
+  using engine = await openEngine(parseEngine(flags.engine), process.env.ANEKIT_ENGINE);
+  const { model: options, batchSize, learningRate, ...size } = engine.name === "sim" ? sizes.slow : sizes.fast;
+  const { seed, precision, steps = size.steps } = flags;
   const text = await readFile(
     packageFile("data/demo.txt", "run scripts/demo-text.ts, or install the package again"),
     "utf8",
   );
   const tokens = byteTokenizer.encode(text);
-  // Two layers and two windows a step: on an engine this slow many small steps learn more in a minute than few large ones (docs/log.md).
-  const options = { ...findPreset("nano").options, nLayer: 2 };
-  const sequenceLen = options.sequenceLen;
+  const { sequenceLen } = options;
   const { training, validation } = splitTokens(tokens, 0.1, sequenceLen);
-  const sizes = { sequenceLen, vocabSize: byteTokenizer.vocabSize };
-  const data = new TokenDataset(training, { ...sizes, name: "training" });
-  const held = new TokenDataset(validation, { ...sizes, name: "validation" });
+  const windows = { sequenceLen, vocabSize: byteTokenizer.vocabSize };
+  const data = new TokenDataset(training, { ...windows, name: "training" });
+  const held = new TokenDataset(validation, { ...windows, name: "validation" });
   const model = new Gpt({ ...options, vocabSize: byteTokenizer.vocabSize }, { dtype: "fp16", seed });
   const optimizer = adamw({
-    learningRate: warmupCosine({ learningRate: 8e-3, steps, warmupSteps: Math.min(10, steps) }),
+    learningRate: warmupCosine({ learningRate, steps, warmupSteps: Math.min(10, steps) }),
   });
-  const common = { batchSize: 2, seed, engine, precision, signal };
+  const common = { batchSize, seed, engine, precision, signal };
 
   const entropy = unigramEntropy(held.tokens, byteTokenizer.vocabSize);
   if (!flags.json) {

@@ -59,7 +59,11 @@ export function referenceNest(spec: NestSpec, inside: readonly number[], values:
   const steps = operands.map((operand) => offsets(inside, operand));
   const count = steps[0]!.length;
   for (let at = 0; at < starts[0]!.length; at++) {
-    const lanes = operands.map((_, k) => Float32Array.from(steps[k]!, (step) => values[k]![starts[k]![at]! + step]!));
+    // The interpreter takes int32 operands as bits.
+    const lanes = operands.map(({ dtype }, k) => {
+      const numbers = steps[k]!.map((step) => values[k]![starts[k]![at]! + step]!);
+      return dtype === "int32" ? new Float32Array(Int32Array.from(numbers).buffer) : Float32Array.from(numbers);
+    });
     for (const [i, { kind, value }] of reductions.entries()) {
       const elements = interpret(value, lanes);
       let result = kind === "sum" ? 0 : kind === "max" ? Number.NEGATIVE_INFINITY : Number.POSITIVE_INFINITY;
