@@ -227,7 +227,7 @@ function reduceRows(
 
 /**
  * Cross-entropy of rows of logits [N, V] with targets: int32 [N], or one-hot [N, V] of the logits' dtype. A row's loss is the log-sum-exp of the
- * logits minus the target's logit, shifted before the exponential, so that small losses keep their digits in fp16. The derivative at the logits is
+ * logits minus the target's logit; in fp16 shifted before the exponential, so that small losses keep their digits. The derivative at the logits is
  * the analytic (softmax - target) times the row's share, never a difference of rounded logarithms. Targets and weights are data: they get no
  * derivative. In fp16 logits may be at most 65504 apart. An index outside [0, V) is not noticed: it matches no class.
  */
@@ -238,7 +238,11 @@ export function crossEntropy(logits: Tensor, targets: Tensor, options: ClassLoss
   const hot = stopGradient(rows.hot);
   const weights = rows.weights && stopGradient(rows.weights);
   const picked = logits.mul(hot).sum([1], { keepDims: true });
-  const losses = logits.sub(picked).logSumExp([1], { keepDims: true });
+  // In fp32 the difference keeps enough digits, and shares its exponentials with the derivative's softmax.
+  const losses =
+    logits.dtype === "fp32"
+      ? logits.logSumExp([1], { keepDims: true }).sub(picked)
+      : logits.sub(picked).logSumExp([1], { keepDims: true });
   const { value, share } = reduceRows(losses, weights, options.reduction ?? "mean");
   return customGradient(value, [logits], (g) => {
     const perRow = g.rank === 1 ? g.reshape([g.size, 1]) : g;

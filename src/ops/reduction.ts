@@ -152,7 +152,7 @@ export const reduce_log_sum_exp = defineOp({
   },
   native(n, { x }, { axes }, [out]) {
     const max = axes.length === 0 ? x : n.reduce("max", x, axes);
-    const powers = n.map("fp32", [x, max], (v, a, m) => v.exp(v.sub(a!, m!)));
+    const powers = n.map("fp32", [x, max], (v, a, m) => v.expFlushed(v.sub(a!, m!)));
     const sum = axes.length === 0 ? powers : n.reduce("sum", powers, axes);
     const result = n.map(out.dtype, [max, sum], (v, m, s) =>
       v.select(v.lt(v.abs(m!), v.f(Number.POSITIVE_INFINITY)), v.add(m!, v.log(s!)), m!),
@@ -231,7 +231,7 @@ export const softmax = defineOp({
   },
   native(n, { x }, { axis }, [out]) {
     const max = n.reduce("max", x, [axis]);
-    const powers = n.map("fp32", [x, max], (v, a, m) => v.exp(v.sub(a!, m!)));
+    const powers = n.map("fp32", [x, max], (v, a, m) => v.expFlushed(v.sub(a!, m!)));
     const sum = n.reduce("sum", powers, [axis]);
     const factor = n.map("fp32", [sum], (v, s) => v.div(v.f(1), s!));
     return n.map(out.dtype, [powers, factor], (v, p, f) => v.mul(p!, f!));

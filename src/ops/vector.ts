@@ -60,6 +60,8 @@ export interface Lanes {
 
   // Functions by polynomials; docs/numerics.md states their errors.
   exp(x: Lane): Lane;
+  /** e^x of x <= 0, and 0 below x = -87.3: for sums of exponentials whose largest is 1. */
+  expFlushed(x: Lane): Lane;
   exp2(x: Lane): Lane;
   /** e^x - 1. */
   expm1(x: Lane): Lane;

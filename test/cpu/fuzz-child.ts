@@ -3,7 +3,7 @@
 
 import { writeSync } from "node:fs";
 import { isFloat } from "../../src/core/dtype.ts";
-import type { Engine } from "../../src/index.ts";
+import type { Engine, Tensor } from "../../src/index.ts";
 import { randomGraph } from "../fuzz/generate.ts";
 import { difference, instructionSets, numbersOf, openCpu, perturbed, type Row, rowsOf } from "./compare.ts";
 import { type ProgramOptions, type RandomProgram, randomProgram } from "./programs.ts";
@@ -101,7 +101,13 @@ function graph(seed: number): RandomProgram {
   const floats = rest.leaves.flatMap(({ node, dtype }) => (node.kind === "input" && isFloat(dtype) ? [node.name] : []));
   const arrays = Object.entries(feeds).map(([name, feed]) => [name, Float32Array.from(feed as number[])] as const);
   const floatFeeds = new Set(floats);
-  return { ...rest, feeds: Object.fromEntries(arrays), floatFeeds, initial: new Map(), text: [], values: [] };
+  const initial = new Map<Tensor, Float32Array>();
+  for (const leaf of rest.leaves) {
+    if (leaf.node.kind !== "parameter" || !isFloat(leaf.dtype)) continue;
+    const first = leaf.node.initial;
+    initial.set(leaf, typeof first === "number" ? new Float32Array(leaf.size).fill(first) : Float32Array.from(first));
+  }
+  return { ...rest, feeds: Object.fromEntries(arrays), floatFeeds, initial, text: [], values: [] };
 }
 
 /** Floats as on the simulator where three runs with slightly changed feeds agree with it. */
@@ -125,7 +131,7 @@ async function stable(seed: number, program: RandomProgram): Promise<string | un
     const change = Math.max(...near.map((value) => Math.abs(value - w)));
     // What moves much, or not as a continuous function would, says nothing.
     return change <= 2 ** -8 * (1 + Math.abs(w))
-      ? 20 * change + 2 ** -16 * (1 + Math.abs(w))
+      ? 20 * change + 2 ** -15 * (1 + Math.abs(w))
       : Number.POSITIVE_INFINITY;
   };
   const floatsOf = (rows: Row[]) =>

@@ -278,8 +278,9 @@ const batches = [
 
 test("products of all extents, transposes and batches", async () => {
   const list: Labelled[] = [];
-  for (const [i, m] of extents.entries()) {
-    const [k, n] = [extents[(i * 3 + 1) % extents.length]!, extents[(i * 7 + 2) % extents.length]!];
+  const some = extents.slice(0, -1);
+  for (const [i, m] of some.entries()) {
+    const [k, n] = [some[(i * 2 + 1) % some.length]!, some[(i * 7 + 2) % some.length]!];
     for (const [j, [transposeX, transposeY]] of transposes.entries()) {
       const x = transposeX ? [k, m] : [m, k];
       const y = transposeY ? [n, k] : [k, n];

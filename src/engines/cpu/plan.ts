@@ -487,7 +487,7 @@ class Planner {
     const touched: Touched[] = [];
     const members = new Set(group.members);
     const lanes = new Map<Arr, Node>();
-    const reductions: { kind: ReduceKind; member: Arr; value: Node }[] = [];
+    const reductions: { kind: ReduceKind; value: Node }[] = [];
     const counts = new Map<string, number>();
 
     /** Strides over the nest of an array that is seen over `shape`. */
@@ -534,8 +534,10 @@ class Planner {
       if (known !== undefined) return known;
       if (array.source.kind === "reduce") {
         const value = lane(array.source.x, array);
-        reductions.push({ kind: array.source.fold, member: array, value });
-        known = v.operand(-reductions.length, value.type);
+        const { fold: kind } = array.source;
+        let at = reductions.findIndex((each) => each.kind === kind && each.value === value);
+        if (at < 0) at = reductions.push({ kind, value }) - 1;
+        known = v.operand(-1 - at, value.type);
       } else known = mapOf(array);
       lanes.set(array, known);
       counts.set(array.operator, (counts.get(array.operator) ?? 0) + 1);
@@ -557,7 +559,7 @@ class Planner {
       blocked: 0,
       block: dims[0]!,
       operands: touched.map(({ dtype, strides }): LoopOperand => ({ dtype, strides })),
-      reductions: reductions.map(({ kind, value }) => ({ kind, value })),
+      reductions,
       stores,
       inPlace: false,
     };
