@@ -18,6 +18,9 @@ export interface Group {
 /** Most arrays that a loop may touch: each needs a pointer. */
 const operandLimit = 24;
 
+/** Most arrays that a loop may compute: expressions of more are deeper than recursive walks over them should go. */
+const memberLimit = 64;
+
 /** Extents without ones. */
 function squeeze(shape: Shape): number[] {
   return shape.filter((extent) => extent !== 1);
@@ -268,6 +271,7 @@ class Fuser {
   /** True if the group's loop can compute the array: same extents, or one value a row, and operands at the same place. */
   #fits(array: Arr, group: Group, dims: readonly number[], columns: number): boolean {
     if (columns > 0 && group.columns > 0 && columns !== group.columns) return false;
+    if (group.members.length >= memberLimit) return false;
     if (this.#operands(group, array) > operandLimit && sizeOf(group.dims) > 1) return false;
     const rowColumns = columns || group.columns;
     const size = sizeOf(group.dims);
@@ -344,6 +348,7 @@ class Fuser {
   #merge(a: Group, b: Group): boolean {
     if (sizeOf(a.dims) < sizeOf(b.dims)) return this.#merge(b, a);
     if (a.columns > 0 && b.columns > 0 && a.columns !== b.columns) return false;
+    if (a.members.length + b.members.length > memberLimit) return false;
     const columns = a.columns || b.columns;
     const size = sizeOf(a.dims);
     let dims: number[] | undefined;

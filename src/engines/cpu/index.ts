@@ -85,6 +85,8 @@ class CpuExecutable implements Executable {
   readonly #inPlace: ReadonlyMap<string, string>;
   readonly #profile: boolean;
   readonly #jobs = new Set<Job>();
+  /** Memory that stands for other engines' buffers. */
+  readonly #copies: CpuBuffer[] = [];
   /** Tables of the jobs' batches. */
   readonly #tables: NativeMemory[] = [];
   /** Times of the last profiled run, in milliseconds, in the order of the plan's steps. */
@@ -245,12 +247,36 @@ class CpuExecutable implements Executable {
     return job;
   }
 
-  bind(buffers: ReadonlyMap<string, Buffer>): Binding {
+  /** Buffers of this engine for every port: another engine's, behind a stage that runs here, are copied in and out. */
+  #ownBuffers(given: ReadonlyMap<string, Buffer>): {
+    buffers: Map<string, CpuBuffer>;
+    foreign: Map<Buffer, CpuBuffer>;
+  } {
+    const foreign = new Map<Buffer, CpuBuffer>();
+    const buffers = new Map<string, CpuBuffer>();
+    for (const [name, buffer] of given) {
+      if (buffer instanceof CpuBuffer) {
+        buffers.set(name, buffer);
+        continue;
+      }
+      let own = foreign.get(buffer);
+      if (own === undefined) {
+        own = this.#engine.allocate(buffer);
+        foreign.set(buffer, own);
+        this.#copies.push(own);
+      }
+      buffers.set(name, own);
+    }
+    return { buffers, foreign };
+  }
+
+  bind(given: ReadonlyMap<string, Buffer>): Binding {
     const { program } = this;
     const { plan } = this.#alive();
+    const { buffers, foreign } = this.#ownBuffers(given);
     for (const { name, value } of [...program.inputs, ...program.outputs]) {
       const buffer = buffers.get(name);
-      invariant(buffer instanceof CpuBuffer, () => `no buffer of this engine for port ${name}`);
+      invariant(buffer !== undefined, () => `no buffer for port ${name}`);
       const { dtype, shape } = program.values[value]!;
       const matches = buffer.dtype === dtype && sizeOf(buffer.shape) === sizeOf(shape);
       invariant(matches, () => `port ${name} is ${formatAval({ dtype, shape })}, its buffer ${formatAval(buffer)}`);
@@ -282,16 +308,26 @@ class CpuExecutable implements Executable {
     }
     flush();
     const { team } = this.#engine;
+    const written = new Set(program.outputs.map(({ name }) => buffers.get(name)!));
+    const begin = () => {
+      for (const [theirs, ours] of foreign) ours.bytes.set(theirs.bytes);
+    };
+    const end = () => {
+      for (const [theirs, ours] of foreign) if (written.has(ours)) theirs.bytes.set(ours.bytes);
+      if (this.#profile) this.#time(parts);
+    };
     return {
       runSync: () => {
         this.#alive();
+        begin();
         for (const part of parts) {
           if (typeof part === "function") part();
           else if (team.runSync(part) !== "done") throw this.#failure(part);
         }
-        if (this.#profile) this.#time(parts);
+        end();
       },
       run: async (signal) => {
+        begin();
         // State in place is replaced step by step: such a program, once begun, runs to its end.
         const abortable = this.#inPlace.size === 0;
         for (const [at, part] of parts.entries()) {
@@ -306,7 +342,7 @@ class CpuExecutable implements Executable {
           }
         }
         this.#alive();
-        if (this.#profile) this.#time(parts);
+        end();
       },
     };
   }
@@ -340,6 +376,7 @@ class CpuExecutable implements Executable {
     this.#engine.afterRun(() => {
       for (const job of this.#jobs) job.dispose();
       for (const table of this.#tables) table.release();
+      for (const copy of this.#copies) copy[Symbol.dispose]();
       compiled.code?.dispose();
       compiled.arena?.release();
       compiled.constants?.release();
@@ -376,7 +413,7 @@ class CpuEngine implements Engine {
     this.dispatch = Number(this.#dispatchCode.address);
   }
 
-  allocate(aval: Aval): Buffer {
+  allocate(aval: Aval): CpuBuffer {
     return new CpuBuffer(this, aval, this.#tight);
   }
 

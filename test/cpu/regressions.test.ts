@@ -1,0 +1,194 @@
+// Programs that the CPU engine once got wrong, each as small as it was found, and programs of unusual size.
+
+import { afterAll, describe, expect, test } from "vitest";
+import {
+  compile,
+  concat,
+  constant,
+  type Engine,
+  type Feed,
+  input,
+  parameter,
+  stack,
+  type Tensor,
+} from "../../src/index.ts";
+import { difference, instructionSets, openCpu, rowsOf } from "./compare.ts";
+
+const engines: Engine[] = [];
+for (const isa of await instructionSets())
+  for (const strict of [false, true]) engines.push(await openCpu({ isa, threads: 2, strict }));
+afterAll(() => {
+  for (const engine of engines) engine[Symbol.dispose]();
+});
+
+const wave = (size: number) => Float32Array.from({ length: size }, (_, i) => Math.sin(1 + 1.7 * i));
+const whole = (size: number) => Float32Array.from({ length: size }, (_, i) => ((i * 7) % 11) - 5);
+const leaf = (shape: readonly number[], name: string) => input(shape, { dtype: "fp32", name });
+
+async function agrees(
+  outputs: Readonly<Record<string, Tensor>>,
+  feeds: Readonly<Record<string, Feed>>,
+  update: ReadonlyMap<Tensor, Tensor> = new Map(),
+): Promise<void> {
+  const program = { outputs, feeds, update };
+  const want = await rowsOf(program, "sim");
+  const allowed = (_run: number, _name: string, _i: number, w: number) => 1e-5 * (1 + Math.abs(w));
+  for (const engine of engines) {
+    const found = difference(await rowsOf(program, engine), want, { allowed });
+    expect(found, engine.reason).toBeUndefined();
+  }
+}
+
+/** A value whose row is several axes, and whose reductions come back to the row. */
+function rows(x: Tensor, axes: readonly number[]): Tensor {
+  const shifted = x.sub(x.max(axes, { keepDims: true }));
+  return shifted.mul(2).add(shifted.sum(axes, { keepDims: true }));
+}
+
+describe("rows of several axes", () => {
+  test("with an operand that is broadcast along one of them", () =>
+    agrees({ y: leaf([2, 4, 3], "x").tile([1, 2, 3]).sum() }, { x: whole(24) }));
+  test("with a floor of a broadcast difference", () => {
+    const x = leaf([2, 2, 4, 3], "x");
+    const c = constant(wave(3), [3], { dtype: "fp32" });
+    return agrees(
+      {
+        y: c
+          .sub(x.mul(3))
+          .floor()
+          .layerNorm({ axes: [2, 3], epsilon: 0.1 }),
+      },
+      { x: wave(48) },
+    );
+  });
+  test("stored inside a larger array", () => {
+    const [a, b] = [leaf([4, 48], "a"), leaf([4, 48], "b")];
+    return agrees({ y: concat([a, b, rows(a, [-1, -2])], 1) }, { a: whole(192), b: whole(192) });
+  });
+  test("stored in another order", () =>
+    agrees(
+      {
+        y: rows(leaf([2, 48, 2], "x"), [-1])
+          .transpose([0, 2, 1])
+          .reshape([6, 4, 8]),
+      },
+      { x: whole(192) },
+    ));
+});
+
+describe("pieces of an array", () => {
+  test("of extent 1 along the last axis", () => {
+    const [low, high] = leaf([16, 65, 2], "x").split(2, -1) as [Tensor, Tensor];
+    return agrees({ y: concat([high.neg(), low.add(1)], -1) }, { x: wave(16 * 65 * 2) });
+  });
+});
+
+describe("columns", () => {
+  test("of a tile", () => {
+    const c = constant(whole(771), [3, 257], { dtype: "fp32" });
+    return agrees(
+      {
+        y: c
+          .tile([2, 3])
+          .min(0)
+          .add(leaf([771], "x")),
+      },
+      { x: whole(771) },
+    );
+  });
+  test("of a function of a tile of a sum of a tile", () => {
+    const t = leaf([48, 3, 1], "x").expandDims(0).tile([3, 1, 1, 3]);
+    return agrees({ y: t.add(t).tile([1, 1, 1, 3]).tanh().max([0, 1]) }, { x: wave(144) });
+  });
+});
+
+describe("memory that is used again", () => {
+  test("not that of state which is stored at the end", () => {
+    const x = leaf([64], "x");
+    const p = parameter(wave(64), [64], { name: "p", dtype: "fp32" });
+    const next = p
+      .reshape([1, 64])
+      .matmul(constant(wave(4096), [64, 64], { dtype: "fp32" }))
+      .reshape([64])
+      .tanh();
+    const other = p.silu();
+    const q = parameter(wave(64), [64], { name: "q", dtype: "fp32" });
+    return agrees(
+      { y: next.minimum(x).mul(next).softplus(), z: other.minimum(x).mul(other) },
+      { x: wave(64) },
+      new Map([
+        [p, next],
+        [q, q.silu()],
+      ]),
+    );
+  });
+  test.each(["add", "update"] as const)("not that of data which a scatter (%s) also takes its updates from", (mode) => {
+    const t = input([17, 17], { name: "t", dtype: "int32" });
+    const i = input([17], { name: "i", dtype: "int32" });
+    const w = t.gather(constant(3, [], { dtype: "int32" }), 0);
+    const indices = [3, 1, 0, 16, -17, 5, 3, 7, 8, 2, 0, 11, 1, 13, 14, 15, 6];
+    return agrees({ y: w.scatter(i, w, { mode }) }, { t: whole(289), i: indices });
+  });
+});
+
+describe("many", () => {
+  test("reductions of one array", async () => {
+    for (const count of [3, 7, 12, 40]) {
+      const x = leaf([8, 64], "x");
+      const sums = Array.from({ length: count }, (_, i) =>
+        x
+          .mul(1 + i)
+          .tanh()
+          .sum(-1),
+      );
+      await agrees({ y: sums.reduce((a, b) => a.add(b)), last: sums.at(-1)! }, { x: wave(512) });
+      await agrees(Object.fromEntries(sums.map((sum, i) => [`y${i}`, sum])), { x: wave(512) });
+    }
+  });
+  test("outputs", () => {
+    const x = leaf([40], "x");
+    return agrees(Object.fromEntries(Array.from({ length: 300 }, (_, i) => [`y${i}`, x.mul(i + 1)])), { x: wave(40) });
+  });
+  test("operators one after another", async () => {
+    const chains: Record<string, (y: Tensor) => Tensor> = {
+      affine: (y) => y.mul(0.99).add(0.001),
+      tanh: (y) => y.tanh(),
+      gelu: (y) => y.gelu(),
+      softmax: (y) => y.softmax(-1).mul(3),
+      turn: (y) => y.transpose([1, 0]).reshape([10, 4]),
+    };
+    for (const step of Object.values(chains)) {
+      let y: Tensor = leaf([10, 4], "x");
+      for (let i = 0; i < 1500; i++) y = step(y);
+      await agrees({ y }, { x: wave(40) });
+    }
+  }, 60_000);
+  test("branches", () => {
+    const x = leaf([40], "x");
+    const branches = Array.from({ length: 500 }, (_, i) => x.mul(i % 5).sum());
+    return agrees({ y: stack(branches).mean() }, { x: wave(40) });
+  });
+});
+
+describe("stages", () => {
+  test.each([
+    ["cpu", "sim"],
+    ["sim", "cpu"],
+  ] as const)("of a program on %s run on %s", async (engine, on) => {
+    const make = () => {
+      const x = input([33], { name: "x" });
+      const w = parameter(new Float32Array(33).fill(2), [33], { name: "w" });
+      const first = x.mul(w);
+      return { first, outputs: { y: first.tanh() }, update: new Map([[w, w.add(0.5)]]) };
+    };
+    const run = async (stages: boolean) => {
+      const { first, outputs, update } = make();
+      const cut = [{ name: "first", compute: [first], on }, { name: "second" }];
+      await using program = await compile(outputs, { engine, update, ...(stages && { stages: cut }) });
+      await program.run({ x: wave(33) });
+      return (await program.run({ x: wave(33) })).y.data;
+    };
+    const [got, want] = [await run(true), await run(false)];
+    for (const [i, value] of want.entries()) expect(got[i]!).toBeCloseTo(value, 2);
+  });
+});
