@@ -5,8 +5,7 @@ import { invariant } from "../../core/errors.ts";
 import { float16Bits } from "../../core/float16.ts";
 import { sizeOf } from "../../core/shape.ts";
 import type { Program } from "../../ir/program.ts";
-import type { Node } from "./expression.ts";
-import { domainOf, expand, type Fused, fuse, type Group, rootOf, rowDims } from "./fuse.ts";
+import { domainOf, expand, type Fused, fuse, type Group, rootOf } from "./fuse.ts";
 import {
   type Access,
   type Arr,
@@ -16,10 +15,8 @@ import {
   type Graph,
   isZero,
   operandsOf,
-  type ReferenceCall,
   reshapeStrides,
 } from "./graph.ts";
-import type { X64 } from "./isa/x64.ts";
 import { emitColumns } from "./kernels/columns.ts";
 import { planCopy, planFill } from "./kernels/copy.ts";
 import { planGemm } from "./kernels/gemm.ts";
@@ -29,62 +26,18 @@ import { emitLoop, loopScratch, loopStoresLast } from "./kernels/loop.ts";
 import { type LoopOperand, type NestSpec, nestKey, nestTasks } from "./kernels/nest.ts";
 import type { Isa, StepPlan } from "./kernels/step.ts";
 import { type Layout, layOut } from "./layout.ts";
-import type { ReduceKind } from "./machine.ts";
-import { Expressions } from "./math.ts";
+import { bordersOf, innerDims, merge, Nests, partition, reorder, type Touched, tailIsUnit } from "./nests.ts";
+import {
+  align,
+  batchesOf,
+  type NativeStep,
+  ownerOf,
+  type Place,
+  type PlannedStep,
+  placeInArena,
+  type Storage,
+} from "./schedule.ts";
 import { X64Machine } from "./x64-machine.ts";
-
-/** A piece of memory that a plan needs. */
-export interface Storage {
-  readonly kind: "arena" | "port" | "constant";
-  readonly bytes: number;
-  /** Name of a port. */
-  readonly port?: string;
-  /** Array of a constant. */
-  readonly array?: Arr;
-  /** True once a step uses it. */
-  touched: boolean;
-  /** First and last batch that uses it. */
-  first: number;
-  last: number;
-  /** Offset in the arena or in the constants' memory. */
-  offset: number;
-  /** The storage that this one shares memory with. */
-  shares?: Storage;
-}
-
-/** An address: a storage and bytes from its start. */
-export interface Place {
-  readonly storage: Storage;
-  readonly offset: number;
-}
-
-/** A step in native code. */
-export interface NativeStep {
-  readonly kind: "native";
-  readonly name: string;
-  readonly key: string;
-  emit(asm: X64): void;
-  readonly tasks: number;
-  readonly args: readonly Place[];
-  /** Which of them it writes. */
-  readonly writes: readonly boolean[];
-  readonly scratchBytes: number;
-  readonly bytes: number;
-  readonly flops: number;
-  /** Operators that it computes: primitives, most frequent first. */
-  readonly parts: string;
-}
-
-/** A step that runs as a record's plain kernel. */
-export interface ReferenceStep {
-  readonly kind: "reference";
-  readonly name: string;
-  readonly call: ReferenceCall;
-  readonly inputs: readonly (Place | undefined)[];
-  readonly outputs: readonly Place[];
-}
-
-export type PlannedStep = NativeStep | ReferenceStep;
 
 export interface Plan {
   /** Run once, when the executable is made. */
@@ -107,28 +60,6 @@ export interface PlanOptions {
   readonly inPlace: ReadonlyMap<string, string>;
 }
 
-const alignment = 64;
-const align = (bytes: number) => Math.ceil(bytes / alignment) * alignment;
-
-/** Elements that a task of a loop handles, within these bounds. */
-const taskElements = { least: 4096, most: 65536 } as const;
-
-/** A memory operand of a loop while its expressions are made. */
-interface Touched {
-  readonly access: Access;
-  readonly dtype: DType;
-  /** Strides over the nest. */
-  readonly strides: readonly number[];
-  readonly index: number;
-}
-
-interface Nest {
-  readonly spec: NestSpec;
-  readonly touched: readonly Touched[];
-  /** Operators in it, for reports. */
-  readonly parts: string;
-}
-
 class Planner {
   readonly #options: PlanOptions;
   readonly #graph: Graph;
@@ -143,7 +74,7 @@ class Planner {
   readonly #staged = new Set<Arr>();
   /** How many steps read a root from now on. */
   readonly #readers = new Map<Arr, number>();
-  readonly #nests = new Map<Group, Nest>();
+  readonly #nests: Nests;
   readonly #readsOf = new Map<Arr, ReadonlySet<Arr>>();
   #scratch = 0;
 
@@ -154,6 +85,7 @@ class Planner {
     this.#layout = layout;
     this.#outputPort = new Map([...graph.outputs].map(([port, array]) => [array, port]));
     this.#fused = fuse(graph);
+    this.#nests = new Nests(layout, this.#fused);
     this.#stageOutputs();
   }
 
@@ -164,8 +96,8 @@ class Planner {
     for (const array of this.#staged) this.#readers.set(array, (this.#readers.get(array) ?? 0) + 1);
     for (const group of this.#fused.groups) this.#group(group);
     for (const array of this.#staged) this.#copyOut(array);
-    const batches = this.#batches();
-    const arenaBytes = this.#arena();
+    const batches = batchesOf(this.#steps, this.#all, this.#options.inPlace);
+    const arenaBytes = placeInArena(this.#all);
     let constantBytes = 0;
     for (const storage of this.#all) {
       if (storage.kind !== "constant") continue;
@@ -248,7 +180,7 @@ class Planner {
 
   /** True if the loop stores the array after its last reduction: no later pass reads the row again. */
   #storesInLastPass(group: Group, array: Arr): boolean {
-    const { spec, touched } = this.#nest(group);
+    const { spec, touched } = this.#nests.of(group);
     const operand = touched.find(({ access }) => access.root === array)!;
     return loopStoresLast(spec, operand.index);
   }
@@ -318,49 +250,6 @@ class Planner {
     });
   }
 
-  /** Puts every step into the first batch in which all that it needs is there. Steps of a batch touch different memory, or only read it. */
-  #batches(): number[][] {
-    const { inPlace } = this.#options;
-    const inputStorage = new Map<string, Storage>();
-    for (const storage of this.#all)
-      if (storage.kind === "port" && this.#graph.inputs.has(storage.port!)) inputStorage.set(storage.port!, storage);
-    // An output that takes an input's memory is the same memory.
-    const memoryOf = (storage: Storage): Storage => {
-      const input = storage.kind === "port" ? inPlace.get(storage.port!) : undefined;
-      return (input === undefined ? undefined : inputStorage.get(input)) ?? ownerOf(storage);
-    };
-    const lastWrite = new Map<Storage, number>();
-    const lastRead = new Map<Storage, number>();
-    const batches: number[][] = [];
-    let fence = 0;
-    for (const [at, step] of this.#steps.entries()) {
-      const native = step.kind === "native";
-      const places = native ? step.args : [...step.inputs, ...step.outputs];
-      const writes = (i: number) => (native ? step.writes[i]! : i >= step.inputs.length);
-      // A reference step runs alone: native code ends before it.
-      let batch = native ? fence : batches.length;
-      for (const [i, place] of places.entries()) {
-        if (place === undefined) continue;
-        const memory = memoryOf(place.storage);
-        batch = Math.max(batch, (lastWrite.get(memory) ?? -1) + 1);
-        if (writes(i)) batch = Math.max(batch, (lastRead.get(memory) ?? -1) + 1);
-      }
-      for (const [i, place] of places.entries()) {
-        if (place === undefined) continue;
-        const memory = memoryOf(place.storage);
-        const last = writes(i) ? lastWrite : lastRead;
-        last.set(memory, Math.max(batch, last.get(memory) ?? -1));
-        const owner = ownerOf(place.storage);
-        owner.first = Math.min(owner.first, batch);
-        owner.last = Math.max(owner.last, batch);
-      }
-      while (batches.length <= batch) batches.push([]);
-      batches[batch]!.push(at);
-      if (!native) fence = batches.length;
-    }
-    return batches;
-  }
-
   /** Checks that a walk over memory stays inside its storage: generated code does not look. */
   #requireInside(place: Place, dtype: DType, dims: readonly number[], strides: readonly number[]): void {
     const [first, last] = dims.reduce(
@@ -376,31 +265,6 @@ class Planner {
       offset + first * bytes >= 0 && offset + (last + 1) * bytes <= storage.bytes,
       () => `code would touch bytes ${offset + first * bytes} to ${offset + (last + 1) * bytes} of ${storage.bytes}`,
     );
-  }
-
-  /** Offsets of the arena's storages: the largest first, each at the lowest place that is free while it lives. */
-  #arena(): number {
-    const owners = this.#all.filter(({ kind, shares, last }) => kind === "arena" && shares === undefined && last >= 0);
-    owners.sort((a, b) => b.bytes - a.bytes || a.first - b.first);
-    const placed: Storage[] = [];
-    let end = 0;
-    for (const storage of owners) {
-      const size = align(storage.bytes);
-      const others = placed.filter((other) => other.first <= storage.last && storage.first <= other.last);
-      others.sort((a, b) => a.offset - b.offset);
-      let offset = 0;
-      for (const other of others) {
-        if (offset + size <= other.offset) break;
-        offset = Math.max(offset, other.offset + align(other.bytes));
-      }
-      storage.offset = offset;
-      end = Math.max(end, offset + size);
-      placed.push(storage);
-    }
-    for (const storage of this.#all) {
-      storage.offset = ownerOf(storage).offset;
-    }
-    return end;
   }
 
   // ------------------------------------------------------------------------------------------------ groups
@@ -472,122 +336,13 @@ class Planner {
 
   // ------------------------------------------------------------------------------------------------ loops
 
-  /** The nest of a group: expressions, operands and their strides, before copies and task partition. */
-  #nest(group: Group): Nest {
-    let nest = this.#nests.get(group);
-    if (nest === undefined) this.#nests.set(group, (nest = this.#makeNest(group)));
-    return nest;
-  }
-
-  #makeNest(group: Group): Nest {
-    const v = new Expressions();
-    const { columns } = group;
-    const dims = group.dims.length === 0 ? [1] : group.dims;
-    const rows = columns > 0 ? rowDims(dims, columns)! : dims;
-    const touched: Touched[] = [];
-    const members = new Set(group.members);
-    const lanes = new Map<Arr, Node>();
-    const reductions: { kind: ReduceKind; value: Node }[] = [];
-    const counts = new Map<string, number>();
-
-    /** Strides over the nest of an array that is seen over `shape`. */
-    const over = (shape: readonly number[], strides: readonly number[]): number[] => {
-      const target = sizeOf(shape) === sizeOf(dims) ? dims : rows;
-      const found = reshapeStrides(shape, strides, target);
-      invariant(found !== undefined, () => `strides ${strides} over ${shape} do not fit the nest ${dims}`);
-      return [...found, ...dims.slice(target.length).map(() => 0)];
-    };
-    const touch = (access: Access, dtype: DType, strides: readonly number[]): Touched => {
-      const known = touched.find(
-        (each) =>
-          each.access.root === access.root &&
-          each.access.offset === access.offset &&
-          each.strides.every((stride, axis) => stride === strides[axis]),
-      );
-      if (known !== undefined) return known;
-      const made = { access, dtype, strides, index: touched.length };
-      touched.push(made);
-      return made;
-    };
-    const typeOf = (dtype: DType) => (dtype === "int32" ? "i32" : dtype === "bool" ? "mask" : "f32");
-
-    /** The lane of an operand as `reader` sees it. */
-    const lane = (operand: Arr, reader: Arr): Node => {
-      const root = rootOf(operand);
-      if (members.has(root)) return laneOf(root);
-      if (!this.#fused.groupOf.has(root) && root.source.kind === "map") return mapOf(root); // absorbed
-      const access = this.#access(expand(operand, reader));
-      return v.operand(
-        touch(access, operand.dtype, over(domainOf(reader), access.strides)).index,
-        typeOf(operand.dtype),
-      );
-    };
-    const mapOf = (array: Arr): Node => {
-      const source = array.source as Arr["source"] & { kind: "map" };
-      return source.f(
-        v,
-        source.operands.map((operand) => lane(operand, array)),
-      );
-    };
-    const laneOf = (array: Arr): Node => {
-      let known = lanes.get(array);
-      if (known !== undefined) return known;
-      if (array.source.kind === "reduce") {
-        const value = lane(array.source.x, array);
-        const { fold: kind } = array.source;
-        let at = reductions.findIndex((each) => each.kind === kind && each.value === value);
-        if (at < 0) at = reductions.push({ kind, value }) - 1;
-        known = v.operand(-1 - at, value.type);
-      } else known = mapOf(array);
-      lanes.set(array, known);
-      counts.set(array.operator, (counts.get(array.operator) ?? 0) + 1);
-      return known;
-    };
-    for (const member of group.members) laneOf(member);
-    const stores = group.members
-      .filter((member) => this.#fused.stored.has(member))
-      .map((member) => {
-        const { strides } = this.#layout.place(member);
-        const shape = member.shape;
-        const nestStrides = group.kind === "columns" ? this.#columnStrides(member, dims) : over(shape, strides);
-        const { index } = touch({ root: member, offset: 0, strides }, member.dtype, nestStrides);
-        return { operand: index, value: lanes.get(member)! };
-      });
-    const spec: NestSpec = {
-      dims,
-      taskDims: 0,
-      blocked: 0,
-      block: dims[0]!,
-      operands: touched.map(({ dtype, strides }): LoopOperand => ({ dtype, strides })),
-      reductions,
-      stores,
-      inPlace: false,
-    };
-    const parts = [...counts].map(([name, count]) => (count > 1 ? `${count} ${name}` : name)).join(", ");
-    return { spec, touched, parts };
-  }
-
-  /** Strides of a column reduction's result over outer, reduced and inner dimensions. */
-  #columnStrides(member: Arr, dims: readonly number[]): number[] {
-    const { x, axes } = member.source as Arr["source"] & { kind: "reduce" };
-    const { strides } = this.#layout.place(member);
-    const pick = (from: number, to: number) =>
-      reshapeStrides(x.shape.slice(from, to), strides.slice(from, to), partOf(x.shape.slice(from, to)))!;
-    const first = Math.min(...axes);
-    const last = Math.max(...axes);
-    const outer = pick(0, first);
-    const inner = pick(last + 1, x.shape.length);
-    return [...outer, ...dims.slice(outer.length, dims.length - inner.length).map(() => 0), ...inner];
-  }
-
   #loop(group: Group): void {
     const { isa, threads } = this.#options;
-    const nest = this.#nest(group);
+    const nest = this.#nests.of(group);
     const { parts } = nest;
     const places = nest.touched.map(({ access }) => this.#place(access.root, access.offset));
     let { spec } = nest;
-    const borders = this.#borders(group, spec.dims);
-    spec = merge(spec, borders);
+    spec = merge(spec, bordersOf(group, spec.dims));
     const later: (() => void)[] = [];
     spec = this.#unitStrides(spec, places, group, later);
     spec = partition(spec, group, threads);
@@ -617,18 +372,6 @@ class Planner {
     const what = `${parts} over ${spec.dims.join("x")}`;
     this.#native(columnsKind ? "columns" : "loop", plan, places, (arg) => stored.has(arg), what);
     for (const copy of later) copy();
-  }
-
-  /** Positions in the dimensions across which they may not be merged. */
-  #borders(group: Group, dims: readonly number[]): number[] {
-    if (group.kind === "columns") {
-      const [member] = group.members as [Arr];
-      const { x, axes } = member.source as Arr["source"] & { kind: "reduce" };
-      const outer = partOf(x.shape.slice(0, Math.min(...axes))).length;
-      const inner = partOf(x.shape.slice(Math.max(...axes) + 1)).length;
-      return [outer, dims.length - inner];
-    }
-    return group.columns > 0 ? [rowDims(dims, group.columns)!.length] : [];
   }
 
   /** Makes every operand's inner stride 0 or 1: by another order of the loops where that does it, else by copies, those of results `later`. */
@@ -669,24 +412,9 @@ class Planner {
       places[i] = own.place;
       return { dtype: operand.dtype, strides: dense };
     });
-    const merged = merge({ ...spec, operands }, this.#bordersAfter(group, spec));
+    const merged = merge({ ...spec, operands }, bordersOf(group, spec.dims));
     invariant(innerDims(merged, group) === 1, () => "a row of a loop is not one dimension");
     return merged;
-  }
-
-  #bordersAfter(group: Group, spec: NestSpec): number[] {
-    if (group.kind === "columns") {
-      const reduced = group.members[0]!.source as Arr["source"] & { kind: "reduce" };
-      const outer = sizeOf(reduced.x.shape.slice(0, Math.min(...reduced.axes)));
-      const inner = sizeOf(reduced.x.shape.slice(Math.max(...reduced.axes) + 1));
-      let [at, product] = [0, 1];
-      while (product < outer) product *= spec.dims[at++]!;
-      const first = at;
-      let [end, rest] = [spec.dims.length, 1];
-      while (rest < inner) rest *= spec.dims[--end]!;
-      return [first, end];
-    }
-    return group.columns > 0 ? [rowDims(spec.dims, group.columns)!.length] : [];
   }
 
   /** Lets a stored array take the memory of one that the loop reads last, at the same elements. True if the loop may write what it reads. */
@@ -962,93 +690,6 @@ class Planner {
     this.#touch([...inputs, ...outputs]);
     this.#steps.push({ kind: "reference", name: call.instruction.op.name, call, inputs, outputs });
   }
-}
-
-/** The storage whose memory this one takes. */
-function ownerOf(storage: Storage): Storage {
-  let owner = storage;
-  while (owner.shares !== undefined) owner = owner.shares;
-  return owner;
-}
-
-function partOf(shape: readonly number[]): number[] {
-  return shape.filter((extent) => extent !== 1);
-}
-
-/** How many of the last dimensions make up the vector dimension. */
-function innerDims(spec: NestSpec, group: Group): number {
-  if (group.kind === "columns") {
-    const { x, axes } = group.members[0]!.source as Arr["source"] & { kind: "reduce" };
-    return countTail(spec.dims, sizeOf(x.shape.slice(Math.max(...axes) + 1)));
-  }
-  return group.columns > 0 ? countTail(spec.dims, group.columns) : 1;
-}
-
-function countTail(dims: readonly number[], size: number): number {
-  let [count, product] = [0, 1];
-  while (product < size) product *= dims[dims.length - ++count]!;
-  return Math.max(1, count);
-}
-
-/** True if the dimensions are one with stride 0 or 1. */
-function tailIsUnit(dims: readonly number[], strides: readonly number[]): boolean {
-  if (strides.every((stride) => stride === 0)) return true;
-  const wanted = contiguous(dims);
-  return strides.every((stride, axis) => dims[axis] === 1 || stride === wanted[axis]);
-}
-
-function reorder(spec: NestSpec, order: readonly number[]): NestSpec {
-  const pick = (list: readonly number[]) => order.map((axis) => list[axis]!);
-  return {
-    ...spec,
-    dims: pick(spec.dims),
-    operands: spec.operands.map(({ dtype, strides }) => ({ dtype, strides: pick(strides) })),
-  };
-}
-
-/** Merges neighbouring dimensions that every operand walks as one, but not across `borders` (positions before which a part begins). */
-function merge(spec: NestSpec, borders: readonly number[]): NestSpec {
-  const dims: number[] = [];
-  const strides: number[][] = spec.operands.map(() => []);
-  for (const [axis, extent] of spec.dims.entries()) {
-    const mergeable =
-      dims.length > 0 &&
-      !borders.includes(axis) &&
-      spec.operands.every(({ strides: each }, i) => strides[i]!.at(-1) === each[axis]! * extent);
-    if (mergeable) {
-      dims[dims.length - 1]! *= extent;
-      for (const [i, { strides: each }] of spec.operands.entries()) strides[i]![dims.length - 1] = each[axis]!;
-    } else {
-      dims.push(extent);
-      for (const [i, { strides: each }] of spec.operands.entries()) strides[i]!.push(each[axis]!);
-    }
-  }
-  // A row needs a dimension of rows before it, a column reduction one of each part.
-  return { ...spec, dims, operands: spec.operands.map(({ dtype }, i) => ({ dtype, strides: strides[i]! })) };
-}
-
-/** Chooses what a task does; a reduction's parts never depend on it. */
-function partition(spec: NestSpec, group: Group, threads: number): NestSpec {
-  const total = sizeOf(spec.dims);
-  const inner = spec.dims.length - 1;
-  if (group.kind === "columns") {
-    const { x, axes } = group.members[0]!.source as Arr["source"] & { kind: "reduce" };
-    const outer = sizeOf(x.shape.slice(0, Math.min(...axes)));
-    let [taskDims, product] = [0, 1];
-    while (product < outer) product *= spec.dims[taskDims++]!;
-    return { ...spec, taskDims, blocked: inner, block: 64 };
-  }
-  const wanted = Math.max(taskElements.least, Math.min(taskElements.most, Math.ceil(total / (8 * threads))));
-  const last = group.columns > 0 ? inner - 1 : inner;
-  if (last < 0) {
-    // One row.
-    const operands = spec.operands.map(({ dtype, strides }) => ({ dtype, strides: [0, ...strides] }));
-    return { ...spec, dims: [1, ...spec.dims], operands, taskDims: 0, blocked: 0, block: 1 };
-  }
-  let [taskDims, below] = [0, total / spec.dims[0]!];
-  while (taskDims < last && below > wanted) below /= spec.dims[++taskDims]!;
-  const block = Math.max(1, Math.min(spec.dims[taskDims]!, Math.floor(wanted / below)));
-  return { ...spec, taskDims, blocked: taskDims, block: taskDims === inner ? Math.ceil(block / 64) * 64 : block };
 }
 
 /** Bits of a number in a dtype. */

@@ -1,0 +1,244 @@
+// The loop nest of a fused group: its expressions, its memory operands with their strides, and how tasks divide it.
+
+import type { DType } from "../../core/dtype.ts";
+import { invariant } from "../../core/errors.ts";
+import { sizeOf } from "../../core/shape.ts";
+import type { Node } from "./expression.ts";
+import { domainOf, expand, type Fused, type Group, rootOf, rowDims } from "./fuse.ts";
+import { type Access, type Arr, accessOf, contiguous, reshapeStrides } from "./graph.ts";
+import type { LoopOperand, NestSpec } from "./kernels/nest.ts";
+import type { Layout } from "./layout.ts";
+import type { ReduceKind } from "./machine.ts";
+import { Expressions } from "./math.ts";
+
+/** Elements that a task of a loop handles, within these bounds. */
+const taskElements = { least: 4096, most: 65536 } as const;
+
+/** A memory operand of a loop while its expressions are made. */
+export interface Touched {
+  readonly access: Access;
+  readonly dtype: DType;
+  /** Strides over the nest. */
+  readonly strides: readonly number[];
+  readonly index: number;
+}
+
+export interface Nest {
+  readonly spec: NestSpec;
+  readonly touched: readonly Touched[];
+  /** Operators in it, for reports. */
+  readonly parts: string;
+}
+
+/** Nests of the groups of a fused graph, before copies and task partition. */
+export class Nests {
+  readonly #layout: Layout;
+  readonly #fused: Fused;
+  readonly #nests = new Map<Group, Nest>();
+
+  constructor(layout: Layout, fused: Fused) {
+    this.#layout = layout;
+    this.#fused = fused;
+  }
+
+  /** The nest of a group. */
+  of(group: Group): Nest {
+    let nest = this.#nests.get(group);
+    if (nest === undefined) this.#nests.set(group, (nest = this.#make(group)));
+    return nest;
+  }
+
+  #make(group: Group): Nest {
+    const v = new Expressions();
+    const { columns } = group;
+    const dims = group.dims.length === 0 ? [1] : group.dims;
+    const rows = columns > 0 ? rowDims(dims, columns)! : dims;
+    const touched: Touched[] = [];
+    const members = new Set(group.members);
+    const lanes = new Map<Arr, Node>();
+    const reductions: { kind: ReduceKind; value: Node }[] = [];
+    const counts = new Map<string, number>();
+
+    /** Strides over the nest of an array that is seen over `shape`. */
+    const over = (shape: readonly number[], strides: readonly number[]): number[] => {
+      const target = sizeOf(shape) === sizeOf(dims) ? dims : rows;
+      const found = reshapeStrides(shape, strides, target);
+      invariant(found !== undefined, () => `strides ${strides} over ${shape} do not fit the nest ${dims}`);
+      return [...found, ...dims.slice(target.length).map(() => 0)];
+    };
+    const touch = (access: Access, dtype: DType, strides: readonly number[]): Touched => {
+      const known = touched.find(
+        (each) =>
+          each.access.root === access.root &&
+          each.access.offset === access.offset &&
+          each.strides.every((stride, axis) => stride === strides[axis]),
+      );
+      if (known !== undefined) return known;
+      const made = { access, dtype, strides, index: touched.length };
+      touched.push(made);
+      return made;
+    };
+    const typeOf = (dtype: DType) => (dtype === "int32" ? "i32" : dtype === "bool" ? "mask" : "f32");
+
+    /** The lane of an operand as `reader` sees it. */
+    const lane = (operand: Arr, reader: Arr): Node => {
+      const root = rootOf(operand);
+      if (members.has(root)) return laneOf(root);
+      if (!this.#fused.groupOf.has(root) && root.source.kind === "map") return mapOf(root); // absorbed
+      const access = accessOf(expand(operand, reader), this.#layout.stridesOf);
+      invariant(access !== undefined, () => "a view that needs a copy was not copied");
+      return v.operand(
+        touch(access, operand.dtype, over(domainOf(reader), access.strides)).index,
+        typeOf(operand.dtype),
+      );
+    };
+    const mapOf = (array: Arr): Node => {
+      const source = array.source as Arr["source"] & { kind: "map" };
+      return source.f(
+        v,
+        source.operands.map((operand) => lane(operand, array)),
+      );
+    };
+    const laneOf = (array: Arr): Node => {
+      let known = lanes.get(array);
+      if (known !== undefined) return known;
+      if (array.source.kind === "reduce") {
+        const value = lane(array.source.x, array);
+        const { fold: kind } = array.source;
+        let at = reductions.findIndex((each) => each.kind === kind && each.value === value);
+        if (at < 0) at = reductions.push({ kind, value }) - 1;
+        known = v.operand(-1 - at, value.type);
+      } else known = mapOf(array);
+      lanes.set(array, known);
+      counts.set(array.operator, (counts.get(array.operator) ?? 0) + 1);
+      return known;
+    };
+    for (const member of group.members) laneOf(member);
+    const stores = group.members
+      .filter((member) => this.#fused.stored.has(member))
+      .map((member) => {
+        const { strides } = this.#layout.place(member);
+        const shape = member.shape;
+        const nestStrides = group.kind === "columns" ? this.#columnStrides(member, dims) : over(shape, strides);
+        const { index } = touch({ root: member, offset: 0, strides }, member.dtype, nestStrides);
+        return { operand: index, value: lanes.get(member)! };
+      });
+    const spec: NestSpec = {
+      dims,
+      taskDims: 0,
+      blocked: 0,
+      block: dims[0]!,
+      operands: touched.map(({ dtype, strides }): LoopOperand => ({ dtype, strides })),
+      reductions,
+      stores,
+      inPlace: false,
+    };
+    const parts = [...counts].map(([name, count]) => (count > 1 ? `${count} ${name}` : name)).join(", ");
+    return { spec, touched, parts };
+  }
+
+  /** Strides of a column reduction's result over outer, reduced and inner dimensions. */
+  #columnStrides(member: Arr, dims: readonly number[]): number[] {
+    const { x, axes } = member.source as Arr["source"] & { kind: "reduce" };
+    const { strides } = this.#layout.place(member);
+    const pick = (from: number, to: number) =>
+      reshapeStrides(x.shape.slice(from, to), strides.slice(from, to), partOf(x.shape.slice(from, to)))!;
+    const first = Math.min(...axes);
+    const last = Math.max(...axes);
+    const outer = pick(0, first);
+    const inner = pick(last + 1, x.shape.length);
+    return [...outer, ...dims.slice(outer.length, dims.length - inner.length).map(() => 0), ...inner];
+  }
+}
+
+/** Positions in the dimensions across which they may not be merged: where rows end, or a column reduction's parts. */
+export function bordersOf(group: Group, dims: readonly number[]): number[] {
+  if (group.kind === "columns") {
+    const { x, axes } = group.members[0]!.source as Arr["source"] & { kind: "reduce" };
+    const outer = sizeOf(x.shape.slice(0, Math.min(...axes)));
+    const inner = sizeOf(x.shape.slice(Math.max(...axes) + 1));
+    let [first, product] = [0, 1];
+    while (product < outer) product *= dims[first++]!;
+    return [first, dims.length - countTail(dims, inner)];
+  }
+  return group.columns > 0 ? [rowDims(dims, group.columns)!.length] : [];
+}
+
+function partOf(shape: readonly number[]): number[] {
+  return shape.filter((extent) => extent !== 1);
+}
+
+/** How many of the last dimensions make up the vector dimension. */
+export function innerDims(spec: NestSpec, group: Group): number {
+  if (group.kind === "columns") {
+    const { x, axes } = group.members[0]!.source as Arr["source"] & { kind: "reduce" };
+    return countTail(spec.dims, sizeOf(x.shape.slice(Math.max(...axes) + 1)));
+  }
+  return group.columns > 0 ? countTail(spec.dims, group.columns) : 1;
+}
+
+function countTail(dims: readonly number[], size: number): number {
+  let [count, product] = [0, 1];
+  while (product < size) product *= dims[dims.length - ++count]!;
+  return Math.max(1, count);
+}
+
+/** True if the dimensions are one with stride 0 or 1. */
+export function tailIsUnit(dims: readonly number[], strides: readonly number[]): boolean {
+  if (strides.every((stride) => stride === 0)) return true;
+  const wanted = contiguous(dims);
+  return strides.every((stride, axis) => dims[axis] === 1 || stride === wanted[axis]);
+}
+
+export function reorder(spec: NestSpec, order: readonly number[]): NestSpec {
+  const pick = (list: readonly number[]) => order.map((axis) => list[axis]!);
+  return {
+    ...spec,
+    dims: pick(spec.dims),
+    operands: spec.operands.map(({ dtype, strides }) => ({ dtype, strides: pick(strides) })),
+  };
+}
+
+/** Merges neighbouring dimensions that every operand walks as one, but not across `borders` (positions before which a part begins). */
+export function merge(spec: NestSpec, borders: readonly number[]): NestSpec {
+  const dims: number[] = [];
+  const strides: number[][] = spec.operands.map(() => []);
+  for (const [axis, extent] of spec.dims.entries()) {
+    const mergeable =
+      dims.length > 0 &&
+      !borders.includes(axis) &&
+      spec.operands.every(({ strides: each }, i) => strides[i]!.at(-1) === each[axis]! * extent);
+    if (mergeable) {
+      dims[dims.length - 1]! *= extent;
+      for (const [i, { strides: each }] of spec.operands.entries()) strides[i]![dims.length - 1] = each[axis]!;
+    } else {
+      dims.push(extent);
+      for (const [i, { strides: each }] of spec.operands.entries()) strides[i]!.push(each[axis]!);
+    }
+  }
+  return { ...spec, dims, operands: spec.operands.map(({ dtype }, i) => ({ dtype, strides: strides[i]! })) };
+}
+
+/** Chooses what a task does; a reduction's parts never depend on it. */
+export function partition(spec: NestSpec, group: Group, threads: number): NestSpec {
+  const total = sizeOf(spec.dims);
+  const inner = spec.dims.length - 1;
+  if (group.kind === "columns") {
+    const { x, axes } = group.members[0]!.source as Arr["source"] & { kind: "reduce" };
+    const outer = sizeOf(x.shape.slice(0, Math.min(...axes)));
+    let [taskDims, product] = [0, 1];
+    while (product < outer) product *= spec.dims[taskDims++]!;
+    return { ...spec, taskDims, blocked: inner, block: 64 };
+  }
+  const wanted = Math.max(taskElements.least, Math.min(taskElements.most, Math.ceil(total / (8 * threads))));
+  const last = group.columns > 0 ? inner - 1 : inner;
+  if (last < 0) {
+    // One row.
+    const operands = spec.operands.map(({ dtype, strides }) => ({ dtype, strides: [0, ...strides] }));
+    return { ...spec, dims: [1, ...spec.dims], operands, taskDims: 0, blocked: 0, block: 1 };
+  }
+  let [taskDims, below] = [0, total / spec.dims[0]!];
+  while (taskDims < last && below > wanted) below /= spec.dims[++taskDims]!;
+  const block = Math.max(1, Math.min(spec.dims[taskDims]!, Math.floor(wanted / below)));
+  return { ...spec, taskDims, blocked: taskDims, block: taskDims === inner ? Math.ceil(block / 64) * 64 : block };
+}
