@@ -223,10 +223,14 @@ class Maker {
 
   readonly makers: Readonly<Record<string, () => void>> = {
     unary: () => {
-      const value = this.small(this.any(this.floats));
       const table = this.whole ? wholeUnary : smoothUnary;
-      const name = this.dice.pick(Object.keys(table));
-      this.#result(table[name]!(value.tensor), this.whole ? value.bound : 10, `${name} ${value.name}`);
+      let value = this.small(this.any(this.floats));
+      for (let i = this.dice.int(1, 4); i > 0; i--) {
+        const name = this.dice.pick(Object.keys(table));
+        this.#result(table[name]!(value.tensor), this.whole ? value.bound : 10, `${name} ${value.name}`);
+        value = this.small(this.pool.at(-1)!);
+        if (!isFloat(value.tensor.dtype)) return;
+      }
     },
     binary: () => {
       const { dice } = this;
@@ -611,6 +615,12 @@ export function randomProgram(seed: number, options: ProgramOptions = {}): Rando
   const count = dice.int(1, 4);
   for (let i = 0; i < count; i++)
     outputs[`y${i}`] = (dice.chance(0.8) ? dice.pick(maker.pool.slice(-6)) : dice.pick(maker.pool)).tensor;
+  if (dice.chance(0.4)) {
+    // What nobody else reads: nothing that was made is left out.
+    const read = new Set(maker.text.flatMap((line) => line.split(" = ")[1]!.match(/\bv\d+/g) ?? []));
+    const ends = maker.pool.filter(({ name }) => !read.has(name));
+    for (const { name, tensor } of ends.slice(-12)) outputs[name] = tensor;
+  }
   if (dice.chance(0.2)) outputs.again = outputs.y0!;
   const update = new Map<Tensor, Tensor>();
   for (const state of maker.parameters) {

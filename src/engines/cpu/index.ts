@@ -146,7 +146,18 @@ class CpuExecutable implements Executable {
       return { name, what: parts, tasks, bytes, flops, ...times };
     });
     const { arenaBytes, constantBytes } = plan;
-    return { steps, arenaBytes, constantBytes, codeBytes: code?.size ?? 0 };
+    const { isa, threads, team } = this.#engine;
+    const lanes = isa === "avx512" ? 16 : 8;
+    const flopsPerMs = threads * 2 * 2 * lanes * team.ticksPerMicrosecond * 1000;
+    const flops = steps.reduce((sum, step) => sum + step.flops, 0);
+    return {
+      steps,
+      arenaBytes,
+      constantBytes,
+      codeBytes: code?.size ?? 0,
+      batches: plan.batches.length,
+      floorMs: flops / flopsPerMs,
+    };
   }
 
   #alive(): Compiled {
