@@ -98,6 +98,9 @@ export class CompiledProgram<K extends string = string, O extends Tensors = Tens
   /** Engines opened for single stages. */
   readonly #engines: readonly Engine[];
   #disposed = false;
+  #freed = false;
+  /** True while one of its runs is in flight; others may wait in the queue. */
+  #running = false;
 
   /** Use `compile`. */
   constructor(
@@ -215,13 +218,19 @@ export class CompiledProgram<K extends string = string, O extends Tensors = Tens
     return this.state.use.queue(async () => {
       this.#alive();
       aborted("run", signal);
-      for (const [buffer, bytes] of encoded) buffer.bytes.set(bytes);
-      for (const stage of this.#stages) {
-        await this.#binding(stage).run(signal);
-        this.#alive();
+      this.#running = true;
+      try {
+        for (const [buffer, bytes] of encoded) buffer.bytes.set(bytes);
+        for (const stage of this.#stages) {
+          await this.#binding(stage).run(signal);
+          if (this.#freed) throw new DisposedError("the program");
+        }
+        this.#commit();
+        return this.#results(as);
+      } finally {
+        this.#running = false;
+        if (this.#disposed) this.#free();
       }
-      this.#commit();
-      return this.#results(as);
     });
   }
 
@@ -296,9 +305,16 @@ export class CompiledProgram<K extends string = string, O extends Tensors = Tens
     return reportPlan(this.plan, this.state.use.engine.name, compiled);
   }
 
+  /** Frees everything; a run in flight that replaces state goes on to its end first, so that programs which share the state find all of it new. */
   dispose(): void {
     if (this.#disposed) return;
     this.#disposed = true;
+    if (!(this.#running && this.plan.states.some(({ mode }) => mode !== "read-only"))) this.#free();
+  }
+
+  #free(): void {
+    if (this.#freed) return;
+    this.#freed = true;
     for (const { executable } of this.#stages) executable[Symbol.dispose]();
     for (const buffer of this.#buffers.values()) buffer[Symbol.dispose]();
     for (const engine of this.#engines) engine[Symbol.dispose]();
@@ -322,13 +338,14 @@ function requireChip(plan: Plan, name: ChipName): void {
   throw new UnsupportedError("compile", `${first.where} on ${chip.name}: ${first.reason}${more}`, { chip: chip.name });
 }
 
-/** Outputs of a stage whose buffer is that of one of its inputs. */
-function overwrites(program: Program, buffers: ReadonlyMap<string, string>): Map<string, string> {
+/** Outputs of a stage that are stored over state, with the input that is the state's old value. */
+function overwrites(plan: Plan, program: Program, buffers: ReadonlyMap<string, string>): Map<string, string | null> {
   const inputs = new Map(program.inputs.map(({ name }) => [buffers.get(name)!, name]));
+  const state = new Set(plan.states.flatMap(({ mode, buffer }) => (mode === "in-place" ? [buffer] : [])));
   return new Map(
     program.outputs.flatMap(({ name }) => {
-      const input = inputs.get(buffers.get(name)!);
-      return input === undefined ? [] : [[name, input] as const];
+      const buffer = buffers.get(name)!;
+      return state.has(buffer) ? [[name, inputs.get(buffer) ?? null] as const] : [];
     }),
   );
 }
@@ -411,7 +428,7 @@ async function compileGraph(
       aborted("compile", signal);
       let engineOfStage = on === undefined || on === use.engine.name ? use.engine : others.get(on);
       if (engineOfStage === undefined) others.set(on!, (engineOfStage = await openEngine(parseEngine(on!))));
-      executables.push(await engineOfStage.load(program, { inPlace: overwrites(program, buffers), profile }));
+      executables.push(await engineOfStage.load(program, { inPlace: overwrites(plan, program, buffers), profile }));
     }
     const slots = new Map<string, { readonly slot: StateSlot; readonly next: boolean }>();
     for (const { parameter, buffer, next, mode } of plan.states) {

@@ -38,8 +38,11 @@ export interface Binding {
 
 /** What an engine may rely on when it compiles a program. */
 export interface LoadOptions {
-  /** Outputs that will be bound to the buffer of an input, by name; the verifier of `ir/plan.ts` allowed it. */
-  readonly inPlace?: ReadonlyMap<string, string>;
+  /**
+   * Outputs that replace state as soon as they are stored, with the input that is bound to the same buffer, or null where the program does not read
+   * the old value; the verifier of `ir/plan.ts` allowed it.
+   */
+  readonly inPlace?: ReadonlyMap<string, string | null>;
   /** Times every step of the runs. */
   readonly profile?: boolean;
 }

@@ -1,8 +1,6 @@
 // Every operator record on the CPU engine against the float64 oracle: both instruction sets, several numbers of threads, memory between guard pages.
 
-import { setFlagsFromString } from "node:v8";
-import { runInNewContext } from "node:vm";
-import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { sizeOf } from "../../src/core/shape.ts";
 import { planProgram } from "../../src/engines/cpu/plan.ts";
 import { compile, type Engine, input, type NDArray, Tensor } from "../../src/index.ts";
@@ -82,14 +80,6 @@ beforeAll(async () => {
 });
 afterAll(() => {
   for (const { engine } of engines) engine[Symbol.dispose]();
-});
-
-// Thousands of small programs are made here: their memory is given back when their views are collected.
-setFlagsFromString("--expose-gc");
-const collectGarbage = runInNewContext("gc") as () => void;
-afterEach(async () => {
-  collectGarbage();
-  await new Promise((resolve) => setTimeout(resolve, 0));
 });
 
 const outputsOf = (built: BuiltCase) => Object.fromEntries(built.result.map((tensor, i) => [`out${i}`, tensor]));

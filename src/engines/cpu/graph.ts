@@ -261,6 +261,8 @@ class Builder implements Native<Arr> {
 /** A sum of a value and of rows scattered over zeros. */
 interface ScatterInto {
   readonly scatter: Instruction;
+  /** Number of the scatter in the program. */
+  readonly at: number;
   /** The value. */
   readonly into: number;
 }
@@ -278,11 +280,11 @@ function scattersIntoSums(program: Program): Map<number, ScatterInto> {
   for (const { inputs } of program.instructions)
     for (const value of inputs) uses.set(value, (uses.get(value) ?? 0) + 1);
   for (const { value } of program.outputs) uses.set(value, (uses.get(value) ?? 0) + 1);
-  const candidates = new Map<number, Instruction>();
-  for (const instruction of program.instructions) {
+  const candidates = new Map<number, { scatter: Instruction; at: number }>();
+  for (const [at, instruction] of program.instructions.entries()) {
     const { op, attrs, inputs, results } = instruction;
     const fits = op.name === "scatter" && attrs.mode === "add" && zeros.has(inputs[0]!) && uses.get(results[0]!) === 1;
-    if (fits) candidates.set(results[0]!, instruction);
+    if (fits) candidates.set(results[0]!, { scatter: instruction, at });
   }
   const found = new Map<number, ScatterInto>();
   for (const [at, { op, inputs, results }] of program.instructions.entries()) {
@@ -290,8 +292,8 @@ function scattersIntoSums(program: Program): Map<number, ScatterInto> {
     const side = candidates.has(inputs[0]!) ? 0 : candidates.has(inputs[1]!) ? 1 : undefined;
     if (side === undefined) continue;
     const into = inputs[1 - side]!;
-    if (sizeOf(program.values[into]!.shape) !== sizeOf(program.values[results[0]!]!.shape)) continue;
-    found.set(at, { scatter: candidates.get(inputs[side]!)!, into });
+    const shapes = [into, inputs[side]!, results[0]!].map((value) => program.values[value]!.shape.join());
+    if (new Set(shapes).size === 1) found.set(at, { ...candidates.get(inputs[side]!)!, into });
   }
   return found;
 }
@@ -318,6 +320,7 @@ export function buildGraph(program: Program, strict: boolean): Graph {
     builder.operator = op.name;
     const sum = merged.get(at);
     if (sum !== undefined) {
+      builder.instruction = sum.at;
       const { axis } = sum.scatter.attrs as { axis: number };
       const [, indices, updates] = sum.scatter.inputs.map((value) => values[value]!) as [Arr, Arr, Arr];
       values[results[0]!] = builder.scatter(values[sum.into]!, indices, updates, axis, "add");
@@ -381,10 +384,10 @@ function mergeBatches(builder: Builder, outputs: ReadonlyMap<string, Arr>): void
     const { x, y, transposeX, transposeY } = product.source;
     const [m, n] = product.shape.slice(-2) as [number, number];
     const batch = product.size / m / n;
-    const whole = x.size / batch / m === y.size / batch / n && array.size === m * n;
+    const k = x.shape.at(-2)!;
+    const whole = x.size === batch * m * k && y.size === batch * n * k && array.size === m * n;
     if (batch === 1 || !whole || !transposeX || transposeY || Math.max(...source.axes) >= source.x.shape.length - 2)
       continue;
-    const k = x.shape.at(-2)!;
     const rows = (operand: Arr, columns: number) => builder.reshape(operand, [batch * k, columns]);
     builder.operator = "matmul";
     const merged = builder.matmul(array.dtype, rows(x, m), rows(y, n), true, false);

@@ -83,7 +83,7 @@ interface Compiled {
 class CpuExecutable implements Executable {
   readonly program: Program;
   readonly #engine: CpuEngine;
-  readonly #inPlace: ReadonlyMap<string, string>;
+  readonly #inPlace: ReadonlyMap<string, string | null>;
   readonly #profile: boolean;
   readonly #jobs = new Set<Job>();
   /** Memory that stands for other engines' buffers. */
@@ -383,8 +383,7 @@ class CpuExecutable implements Executable {
     const compiled = this.#compiled;
     if (compiled === undefined) return;
     this.#compiled = undefined;
-    // A run that replaces state in place goes on to its end: other programs may share the state.
-    if (this.#inPlace.size === 0) for (const job of this.#jobs) job.stop();
+    for (const job of this.#jobs) job.stop();
     this.#engine.afterRun(() => {
       for (const job of this.#jobs) job.dispose();
       for (const table of this.#tables) table.release();

@@ -43,8 +43,11 @@ export class Layout {
 /** Kinds whose results may be stored in any order. */
 const anyOrder = new Set(["map", "matmul"]);
 
-/** Decides the memory order of a graph; reshapes that stay impossible get a copy, which changes the graph. */
-export function layOut(graph: Graph): { graph: Graph; layout: Layout } {
+/**
+ * Decides the memory order of a graph; reshapes that stay impossible get a copy, which changes the graph. `inPlace` names outputs that replace what
+ * may still be read: they are stored at once, not piece by piece.
+ */
+export function layOut(graph: Graph, inPlace: ReadonlySet<string>): { graph: Graph; layout: Layout } {
   const layout = new Layout();
   const outputs = new Set(graph.outputs.values());
   for (const array of graph.arrays) {
@@ -82,12 +85,13 @@ export function layOut(graph: Graph): { graph: Graph; layout: Layout } {
   // Numbers follow the order again: groups and schedules go by them.
   for (const [i, array] of arrays.entries()) array.id = i;
   const placed = { ...graph, arrays };
-  placePieces(placed, layout);
+  const whole = new Set([...graph.outputs].flatMap(([port, array]) => (inPlace.has(port) ? [array] : [])));
+  placePieces(placed, layout, whole);
   return { graph: placed, layout };
 }
 
 /** Arrays that only an assembly reads are computed where they will be. */
-function placePieces(graph: Graph, layout: Layout): void {
+function placePieces(graph: Graph, layout: Layout, whole: ReadonlySet<Arr>): void {
   const readers = new Map<Arr, number>();
   for (const array of graph.arrays) {
     if (array.source.kind === "view") continue;
@@ -96,7 +100,7 @@ function placePieces(graph: Graph, layout: Layout): void {
   for (const output of graph.outputs.values()) readers.set(output, (readers.get(output) ?? 0) + 1);
   for (const array of graph.arrays) {
     const { source } = array;
-    if (source.kind !== "assemble" || source.fill !== undefined) continue;
+    if (source.kind !== "assemble" || source.fill !== undefined || whole.has(array)) continue;
     const strides = contiguous(array.shape);
     for (const { x, begin, stride } of source.pieces) {
       if (x.source.kind !== "map" || readers.get(x) !== 1 || x.dtype !== array.dtype) continue;

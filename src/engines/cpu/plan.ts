@@ -57,7 +57,7 @@ export interface PlanOptions {
   /** fp16 rounded after every operator, as the simulator does. */
   readonly strict: boolean;
   /** Outputs that will be stored in the memory of an input. */
-  readonly inPlace: ReadonlyMap<string, string>;
+  readonly inPlace: ReadonlyMap<string, string | null>;
 }
 
 class Planner {
@@ -80,7 +80,7 @@ class Planner {
 
   constructor(program: Program, options: PlanOptions) {
     this.#options = options;
-    const { graph, layout } = layOut(buildGraph(program, options.strict));
+    const { graph, layout } = layOut(buildGraph(program, options.strict), new Set(options.inPlace.keys()));
     this.#graph = graph;
     this.#layout = layout;
     this.#outputPort = new Map([...graph.outputs].map(([port, array]) => [array, port]));
@@ -152,6 +152,7 @@ class Planner {
       }
     }
     for (const [output, input] of inPlace) {
+      if (input === null) continue;
       const array = this.#graph.outputs.get(output)!;
       const old = this.#graph.inputs.get(input)!;
       const own = this.#fused.groupOf.get(array)!;

@@ -72,7 +72,7 @@ export const align = (bytes: number): number => Math.ceil(bytes / alignment) * a
 export function batchesOf(
   steps: readonly PlannedStep[],
   storages: readonly Storage[],
-  inPlace: ReadonlyMap<string, string>,
+  inPlace: ReadonlyMap<string, string | null>,
 ): number[][] {
   const inputs = new Set(inPlace.values());
   const inputStorage = new Map<string, Storage>();
@@ -81,7 +81,7 @@ export function batchesOf(
   // An output that takes an input's memory is the same memory.
   const memoryOf = (storage: Storage): Storage => {
     const input = storage.kind === "port" ? inPlace.get(storage.port!) : undefined;
-    return (input === undefined ? undefined : inputStorage.get(input)) ?? ownerOf(storage);
+    return inputStorage.get(input ?? "") ?? ownerOf(storage);
   };
   const lastWrite = new Map<Storage, number>();
   const lastRead = new Map<Storage, number>();
