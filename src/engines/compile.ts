@@ -226,6 +226,7 @@ export class CompiledProgram<K extends string = string, O extends Tensors = Tens
           if (this.#freed) throw new DisposedError("the program");
         }
         this.#commit();
+        if (this.#disposed) throw new DisposedError("the program");
         return this.#results(as);
       } finally {
         this.#running = false;
@@ -305,11 +306,12 @@ export class CompiledProgram<K extends string = string, O extends Tensors = Tens
     return reportPlan(this.plan, this.state.use.engine.name, compiled);
   }
 
-  /** Frees everything; a run in flight that replaces state goes on to its end first, so that programs which share the state find all of it new. */
+  /** Frees everything. A run in flight ends with a DisposedError: at once with its state as it was, or, where state is already being replaced, at its end with all of it new. */
   dispose(): void {
     if (this.#disposed) return;
     this.#disposed = true;
-    if (!(this.#running && this.plan.states.some(({ mode }) => mode !== "read-only"))) this.#free();
+    const replacing = this.#running && this.#stages.some(({ executable }) => executable.interruptible === false);
+    if (!replacing) this.#free();
   }
 
   #free(): void {

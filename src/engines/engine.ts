@@ -24,6 +24,8 @@ export interface Buffer extends Disposable {
 export interface Executable extends Disposable {
   readonly program: Program;
   bind(buffers: ReadonlyMap<string, Buffer>): Binding;
+  /** False where a run that was begun replaces state bit by bit, so that it must not be given up. True unless stated. */
+  readonly interruptible?: boolean;
   /** What was compiled, for engines that plan. */
   report?(): ExecutableReport;
 }

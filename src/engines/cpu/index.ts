@@ -135,6 +135,10 @@ class CpuExecutable implements Executable {
     team.runSync(job);
   }
 
+  get interruptible(): boolean {
+    return this.#inPlace.size === 0;
+  }
+
   report(): ExecutableReport {
     const { plan, code } = this.#alive();
     const steps = plan.steps.map((step, at): StepReport => {
@@ -341,7 +345,7 @@ class CpuExecutable implements Executable {
       run: async (signal) => {
         begin();
         // State in place is replaced step by step: such a program, once begun, runs to its end.
-        const abortable = this.#inPlace.size === 0;
+        const abortable = this.interruptible;
         for (const [at, part] of parts.entries()) {
           this.#alive();
           if (signal?.aborted && (abortable || at === 0)) throw new AbortedError("run", signal);
