@@ -130,6 +130,7 @@ async function stable(seed: number, program: RandomProgram): Promise<string | un
     const near = moved.map((rows) => numbersOf(rows[run]![name]!)[i]!);
     const change = Math.max(...near.map((value) => Math.abs(value - w)));
     // What moves much, or not as a continuous function would, says nothing.
+    if (Math.abs(w) > 1024) return Number.POSITIVE_INFINITY; // poles
     return change <= 2 ** -8 * (1 + Math.abs(w))
       ? 20 * change + 2 ** -15 * (1 + Math.abs(w))
       : Number.POSITIVE_INFINITY;

@@ -124,13 +124,14 @@ export function evaluate(machine: Machine, roots: readonly Root[], around: Surro
     keep.add(node);
     if (known !== undefined) return known;
     const register = allocate(node, at, keep);
-    if (node.kind === "constant") machine.constant(register, node.bits);
-    else if (fetches(node)) fetch(node, register);
-    else {
-      const slot = spilled.get(node);
-      invariant(slot !== undefined, () => "a value of generated code is neither held nor spilled");
+    const slot = spilled.get(node);
+    if (slot !== undefined) {
       if (isMask(node)) machine.loadMask(register, spillSlot + slot);
       else machine.loadVector(register, spillSlot + slot);
+    } else if (node.kind === "constant") machine.constant(register, node.bits);
+    else {
+      invariant(fetched(node), () => "a value of generated code is neither held nor spilled");
+      fetch(node, register);
     }
     return register;
   };
