@@ -21,6 +21,9 @@ const operandLimit = 24;
 /** Most arrays that a loop may compute: expressions of more are deeper than recursive walks over them should go. */
 const memberLimit = 64;
 
+/** With how many of the loops that read the same array, next in order, a loop is tried. */
+const neighbours = 8;
+
 /** Extents without ones. */
 function squeeze(shape: Shape): number[] {
   return shape.filter((extent) => extent !== 1);
@@ -332,7 +335,7 @@ class Fuser {
     }
     for (const [read, groups] of readers) {
       for (let i = 0; i < groups.length; i++) {
-        for (let j = i + 1; j < groups.length; j++) {
+        for (let j = i + 1; j < Math.min(groups.length, i + 1 + neighbours); j++) {
           if (groups[i] !== groups[j] && groups[i]!.members.length > 0 && groups[j]!.members.length > 0)
             this.#merge(groups[i]!, groups[j]!);
         }
@@ -362,11 +365,6 @@ class Fuser {
     if (dims === undefined || (columns > 0 && rowDims(dims, columns) === undefined)) return false;
     const own = this.#ancestors[a.index]!;
     const other = this.#ancestors[b.index]!;
-    // A third group between the two would have to run in the middle of the loop.
-    for (const [between, ancestors] of this.#ancestors.entries()) {
-      if (between === a.index || between === b.index) continue;
-      if ((other.has(between) && ancestors.has(a.index)) || (own.has(between) && ancestors.has(b.index))) return false;
-    }
     const members = [...a.members, ...b.members];
     const touched = new Set(members.flatMap((member) => [member, ...operandsOf(member).map(rootOf)]));
     const outside = [...touched].filter((array) => {
@@ -394,6 +392,11 @@ class Fuser {
       });
     });
     if (!fits) return false;
+    // A third group between the two would have to run in the middle of the loop.
+    for (const [between, ancestors] of this.#ancestors.entries()) {
+      if (between === a.index || between === b.index) continue;
+      if ((other.has(between) && ancestors.has(a.index)) || (own.has(between) && ancestors.has(b.index))) return false;
+    }
     a.dims = dims;
     a.columns = columns;
     a.members = merged.members;
