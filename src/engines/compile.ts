@@ -94,7 +94,7 @@ export class CompiledProgram<K extends string = string, O extends Tensors = Tens
   readonly #viewed = new Set<string>();
   /** Names of the buffers that hold state. */
   readonly #state: readonly string[];
-  readonly #plainFeeds: readonly (PlainFeed | undefined)[];
+  readonly #plainFeeds: (PlainFeed | undefined)[];
   /** Engines opened for single stages. */
   readonly #engines: readonly Engine[];
   #disposed = false;
@@ -319,6 +319,13 @@ export class CompiledProgram<K extends string = string, O extends Tensors = Tens
     this.#freed = true;
     for (const { executable } of this.#stages) executable[Symbol.dispose]();
     for (const buffer of this.#buffers.values()) buffer[Symbol.dispose]();
+    // Views that are still held would keep their memory.
+    this.#buffers.clear();
+    this.#plainFeeds.length = 0;
+    for (const stage of this.#stages) {
+      stage.bindings.clear();
+      stage.last = undefined;
+    }
     for (const engine of this.#engines) engine[Symbol.dispose]();
     this.state.release();
     this.state.use.release();

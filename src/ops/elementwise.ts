@@ -493,8 +493,14 @@ export const select = defineOp({
   nativeExact: true,
 });
 
-/** A lane as the type of a dtype: see cast. */
+/** A lane as a dtype holds it: a conversion rounds, also where its reader is part of the same loop. */
 function convert(v: Lanes, x: Lane, dtype: Aval["dtype"]): Lane {
+  const lane = convertType(v, x, dtype);
+  return dtype === "fp16" && x.type !== "mask" ? v.roundFloat16(lane) : lane;
+}
+
+/** A lane as the type of a dtype: see cast. */
+function convertType(v: Lanes, x: Lane, dtype: Aval["dtype"]): Lane {
   const type = dtype === "int32" ? "i32" : dtype === "bool" ? "mask" : "f32";
   if (x.type === type) return x;
   if (x.type === "mask") return type === "i32" ? v.select(x, v.i(1), v.i(0)) : v.select(x, v.f(1), v.f(0));

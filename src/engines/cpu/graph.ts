@@ -183,8 +183,8 @@ class Builder implements Native<Arr> {
       const rows = this.reduce(fold, this.reshape(x, [outer, length / row, row]), [2]);
       return this.reshape(this.reduce(fold, this.reshape(rows, [outer, length / row]), [1]), shape);
     }
-    // Many rows over few columns: partial sums of blocks of rows.
-    if (inner > 1 && inner * outer < 1024 && length > 4096) {
+    // Many rows: partial sums of blocks of rows, for the sake of digits and, where columns are few, of work for every thread.
+    if (inner > 1 && length > 1024) {
       const block = [1024, 512, 256, 128, 64].find((each) => length % each === 0);
       if (block !== undefined) {
         const parts = this.reduce(fold, this.reshape(x, [outer, length / block, block, inner]), [2]);

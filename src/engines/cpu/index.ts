@@ -31,7 +31,6 @@ class CpuBuffer implements Buffer {
   readonly dtype: DType;
   readonly shape: Shape;
   readonly memory: NativeMemory;
-  readonly bytes: Uint8Array<ArrayBuffer>;
 
   readonly #engine: CpuEngine;
 
@@ -40,7 +39,11 @@ class CpuBuffer implements Buffer {
     this.dtype = dtype;
     this.shape = shape;
     this.memory = engine.system.allocate(sizeOf(shape) * dtypeBytes[dtype], { tight });
-    this.bytes = this.memory.bytes;
+  }
+
+  /** Not kept here: the memory goes when the last view of it does. */
+  get bytes(): Uint8Array<ArrayBuffer> {
+    return this.memory.bytes;
   }
 
   [Symbol.dispose](): void {

@@ -121,7 +121,10 @@ export class Nests {
         const shape = member.shape;
         const nestStrides = group.kind === "columns" ? this.#columnStrides(member, dims) : over(shape, strides);
         const { index } = touch({ root: member, offset: 0, strides }, member.dtype, nestStrides);
-        return { operand: index, value: lanes.get(member)! };
+        // A store to fp16 rounds by itself.
+        const value = lanes.get(member)!;
+        const rounded = member.dtype === "fp16" && value.kind === "op" && value.op === "roundFloat16";
+        return { operand: index, value: rounded ? value.args[0]! : value };
       });
     const spec: NestSpec = {
       dims,
