@@ -75,6 +75,8 @@ class Planner {
   /** How many steps read a root from now on. */
   readonly #readers = new Map<Arr, number>();
   readonly #nests: Nests;
+  /** Packed copies of matrices, by their storage, and by place and form in it. */
+  readonly #packed = new Map<Storage, Map<string, Place>>();
   readonly #readsOf = new Map<Arr, ReadonlySet<Arr>>();
   #scratch = 0;
 
@@ -558,14 +560,31 @@ class Planner {
       });
     }
     const what = `${extents.length === 0 ? "" : `${extents.join("x")} x `}${m}x${k}x${n}`;
-    for (const step of plan.steps)
+    for (const step of plan.steps) {
+      // What another product of the same operand has packed is packed.
+      const [source, target] = step.args;
+      const packs =
+        step.flops === 0 && step.args.length === 2 && typeof source === "string" && typeof target === "object";
+      if (packs) {
+        const { storage, offset } = argument(source);
+        const key = `${offset} ${step.key}`;
+        const packed = this.#packed.get(storage) ?? new Map<string, Place>();
+        this.#packed.set(storage, packed);
+        const known = packed.get(key);
+        if (known !== undefined) {
+          temps[target.temp] = known;
+          continue;
+        }
+        packed.set(key, temps[target.temp]!);
+      }
       this.#native(
-        step.flops > 0 ? "matmul" : "pack",
+        packs ? "pack" : "matmul",
         step,
         step.args.map(argument),
-        (arg) => step.args[arg] === "c" || typeof step.args[arg] === "object",
+        (arg) => step.args[arg] === "c" || (packs && typeof step.args[arg] === "object"),
         `matmul ${what}`,
       );
+    }
   }
 
   #gather(array: Arr): void {
