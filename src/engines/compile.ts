@@ -114,11 +114,14 @@ export class CompiledProgram<K extends string = string, O extends Tensors = Tens
     this.plan = plan;
     this.state = state;
     this.#slots = slots;
-    this.#buffers = new Map(
-      [...plan.buffers].flatMap(([name, aval]) =>
-        slots.has(name) ? [] : [[name, state.use.engine.allocate(aval)] as const],
-      ),
-    );
+    this.#buffers = new Map();
+    try {
+      for (const [name, aval] of plan.buffers)
+        if (!slots.has(name)) this.#buffers.set(name, state.use.engine.allocate(aval));
+    } catch (error) {
+      for (const buffer of this.#buffers.values()) buffer[Symbol.dispose]();
+      throw error;
+    }
     this.#stages = plan.stages.map((stage, at) => ({
       executable: executables[at]!,
       bindings: new Map(),

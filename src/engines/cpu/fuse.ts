@@ -127,15 +127,13 @@ class Fuser {
   readonly #groupOf = new Map<Arr, Group>();
   readonly #uses: Map<Arr, Arr[]>;
   readonly #outputs: ReadonlySet<Arr>;
-  readonly #before: ReadonlyMap<Arr, readonly Arr[]>;
   /** Maps that are computed inside a column reduction. */
   readonly #absorbed = new Map<Arr, Arr>();
 
-  constructor(graph: Graph, before: ReadonlyMap<Arr, readonly Arr[]>) {
+  constructor(graph: Graph) {
     this.#graph = graph;
     this.#uses = usesOf(graph);
     this.#outputs = new Set(graph.outputs.values());
-    this.#before = before;
   }
 
   run(): Fused {
@@ -155,6 +153,7 @@ class Fuser {
 
   /** Maps that only a column reduction reads, element by element, go into it. */
   #absorb(): void {
+    const counts = new Map<Arr, number>();
     for (const array of [...this.#graph.arrays].reverse()) {
       const { source } = array;
       const target = source.kind === "reduce" && !isRowReduction(array) ? array : this.#absorbed.get(array);
@@ -164,6 +163,9 @@ class Fuser {
         const root = rootOf(operand);
         if (root.source.kind !== "map" || this.#outputs.has(root) || this.#uses.get(root)!.length > 1) continue;
         if (!sameExtents(root, target) || this.#relation(operand, squeeze(root.shape), 0) !== "same") continue;
+        const count = (counts.get(target) ?? 0) + 1;
+        if (count > memberLimit) continue;
+        counts.set(target, count);
         this.#absorbed.set(root, target);
       }
     }
@@ -198,7 +200,7 @@ class Fuser {
   #sources(array: Arr): Set<Group> {
     const sources = new Set<Group>();
     const visit = (each: Arr) => {
-      for (const operand of [...operandsOf(each).map(rootOf), ...(this.#before.get(each) ?? [])]) {
+      for (const operand of operandsOf(each).map(rootOf)) {
         if (this.#absorbed.has(operand)) visit(operand);
         else {
           const group = this.#groupOf.get(operand);
@@ -504,7 +506,7 @@ export function expand(operand: Arr, reader: Arr): Arr {
   return new Arr(-1, operand.dtype, domain, { kind: "view", of: operand, view: { kind: "broadcast" } });
 }
 
-/** Fuses a graph. `before` adds dependences: arrays that must be computed before another one. */
-export function fuse(graph: Graph, before: ReadonlyMap<Arr, readonly Arr[]> = new Map()): Fused {
-  return new Fuser(graph, before).run();
+/** Fuses a graph. */
+export function fuse(graph: Graph): Fused {
+  return new Fuser(graph).run();
 }

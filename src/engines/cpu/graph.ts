@@ -386,8 +386,12 @@ function mergeBatches(builder: Builder, outputs: ReadonlyMap<string, Arr>): void
     const batch = product.size / m / n;
     const k = x.shape.at(-2)!;
     const whole = x.size === batch * m * k && y.size === batch * n * k && array.size === m * n;
-    if (batch === 1 || !whole || !transposeX || transposeY || Math.max(...source.axes) >= source.x.shape.length - 2)
-      continue;
+    // The leading elements that are summed are the batch, in whatever shape it was seen.
+    const extents = source.x.shape;
+    const leading = extents.slice(0, Math.max(...source.axes) + 1);
+    const sums =
+      leading.every((extent, axis) => extent === 1 || source.axes.includes(axis)) && sizeOf(leading) === batch;
+    if (batch === 1 || !whole || !sums || !transposeX || transposeY) continue;
     const rows = (operand: Arr, columns: number) => builder.reshape(operand, [batch * k, columns]);
     builder.operator = "matmul";
     const merged = builder.matmul(array.dtype, rows(x, m), rows(y, n), true, false);

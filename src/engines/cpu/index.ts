@@ -112,10 +112,23 @@ class CpuExecutable implements Executable {
       kernels.set(step.key, asm.length);
       step.emit(asm);
     }
-    const code = asm.length > 0 ? system.code(asm.finish()) : undefined;
-    const arena = plan.arenaBytes > 0 ? system.allocate(plan.arenaBytes) : undefined;
-    const constants = plan.constantBytes > 0 ? system.allocate(plan.constantBytes) : undefined;
-    this.#compiled = { plan, code, kernels, arena, constants };
+    const compiled: { -readonly [K in keyof Compiled]: Compiled[K] } = {
+      plan,
+      kernels,
+      code: undefined,
+      arena: undefined,
+      constants: undefined,
+    };
+    this.#compiled = compiled;
+    try {
+      if (asm.length > 0) compiled.code = system.code(asm.finish());
+      if (plan.arenaBytes > 0) compiled.arena = system.allocate(plan.arenaBytes);
+      if (plan.constantBytes > 0) compiled.constants = system.allocate(plan.constantBytes);
+    } catch (error) {
+      this[Symbol.dispose]();
+      throw error;
+    }
+    const { constants } = compiled;
     for (const { kind, array, offset } of plan.storages) {
       if (kind !== "constant" || array === undefined || array.source.kind !== "constant") continue;
       const target = constants!.bytes.subarray(offset, offset + array.size * dtypeBytes[array.dtype]);
@@ -169,6 +182,7 @@ class CpuExecutable implements Executable {
 
   #alive(): Compiled {
     if (this.#compiled === undefined) throw new DisposedError("the program");
+    if (this.#engine.disposed) throw new DisposedError("the engine");
     return this.#compiled;
   }
 
@@ -467,6 +481,10 @@ class CpuEngine implements Engine {
     return run;
   }
 
+  get disposed(): boolean {
+    return this.#disposed;
+  }
+
   /** Calls `free` once no run is in flight. */
   afterRun(free: () => void): void {
     if (this.#running === undefined) free();
@@ -503,10 +521,10 @@ export async function createCpu(reason: string, environment: CpuEnvironment = {}
   const system = await openSystem();
   const isa = chooseIsa(cpuFeatures(system), environment.ANEKIT_ISA);
   const threads = availableCores(environment.ANEKIT_THREADS);
-  const flag = (value: string | undefined) => value !== undefined && value !== "" && value !== "0";
-  return new CpuEngine(system, isa, threads, {
-    reason,
-    strict: flag(environment.ANEKIT_STRICT),
-    tight: flag(environment.ANEKIT_GUARD),
-  });
+  const flag = (name: "ANEKIT_STRICT" | "ANEKIT_GUARD") => {
+    const value = environment[name] ?? "";
+    if (!["", "0", "1"].includes(value)) throw new ConfigError(name, `"${value}" is neither 0 nor 1`);
+    return value === "1";
+  };
+  return new CpuEngine(system, isa, threads, { reason, strict: flag("ANEKIT_STRICT"), tight: flag("ANEKIT_GUARD") });
 }

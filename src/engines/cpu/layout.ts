@@ -55,7 +55,7 @@ export function layOut(graph: Graph, inPlace: ReadonlySet<string>): { graph: Gra
     const { of } = array.source;
     if (of.source.kind !== "view" || of.source.view.kind !== "permute") continue;
     const root = of.source.of;
-    if (!anyOrder.has(root.source.kind) || outputs.has(root) || layout.stridesOf(root) === undefined) continue;
+    if (!anyOrder.has(root.source.kind) || outputs.has(root)) continue;
     if (accessOf(array, layout.stridesOf) !== undefined) continue;
     // The permuted array in row-major order.
     const { perm } = of.source.view;

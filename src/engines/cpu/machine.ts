@@ -78,12 +78,9 @@ export interface Machine {
   // Control.
   label(): Label;
   bind(label: Label): void;
-  jump(label: Label): void;
   /** Jumps while the counter is below (or not below) a slot. */
   jumpIfCounterBelow(slot: Slot, label: Label): void;
   jumpIfCounterNotBelow(slot: Slot, label: Label): void;
-  jumpIfSlotsEqual(a: Slot, b: Slot, label: Label): void;
-  jumpIfSlotIs(slot: Slot, value: number, label: Label): void;
   /** Decrements the slot and jumps unless it is 0. */
   loopSlot(slot: Slot, label: Label): void;
 

@@ -194,9 +194,6 @@ export class X64Machine implements Machine {
   bind(label: Label): void {
     this.#asm.bind(label);
   }
-  jump(label: Label): void {
-    this.#asm.jmp(label);
-  }
   jumpIfCounterBelow(slot: Slot, label: Label): void {
     this.#asm.alu("cmp", rcx, this.#slot(slot));
     this.#asm.jcc("b", label);
@@ -204,15 +201,6 @@ export class X64Machine implements Machine {
   jumpIfCounterNotBelow(slot: Slot, label: Label): void {
     this.#asm.alu("cmp", rcx, this.#slot(slot));
     this.#asm.jcc("ae", label);
-  }
-  jumpIfSlotsEqual(a: Slot, b: Slot, label: Label): void {
-    this.#asm.mov(rax, this.#slot(a));
-    this.#asm.alu("cmp", rax, this.#slot(b));
-    this.#asm.jcc("e", label);
-  }
-  jumpIfSlotIs(slot: Slot, value: number, label: Label): void {
-    this.#asm.aluImm("cmp", this.#slot(slot), value);
-    this.#asm.jcc("e", label);
   }
   loopSlot(slot: Slot, label: Label): void {
     this.#asm.aluImm("sub", this.#slot(slot), 1);

@@ -170,12 +170,12 @@ class LoopWriter extends NestWriter {
       const wantedSums = sums.map(([i, { kind, value }]) => ({ kind, value, result: -1 - i }));
       // More accumulators than registers take more passes; what is stored is stored in the last one.
       const most = this.machine.vectors.length - registersLeft;
-      while (wantedSums.length > most) this.#pass([], wantedSums.splice(0, most), []);
-      this.#pass(elements, wantedSums, keeps);
+      while (wantedSums.length > most) this.#pass(phase, [], wantedSums.splice(0, most), []);
+      this.#pass(phase, elements, wantedSums, keeps);
     }
   }
 
-  /** Row values at the border of element expressions, without constants and operands of memory. */
+  /** Row values at the border of element expressions, memory with one element a row included, without constants. */
   #rowOperands(roots: readonly Node[]): Node[] {
     const found = new Set<Node>();
     const seen = new Set<Node>();
@@ -242,6 +242,7 @@ class LoopWriter extends NestWriter {
   }
 
   #pass(
+    phase: number,
     stores: readonly { readonly operand: number; readonly value: Node }[],
     sums: readonly { readonly kind: ReduceKind; readonly value: Node; readonly result: number }[],
     keeps: readonly (readonly [Node, number])[],
@@ -263,7 +264,7 @@ class LoopWriter extends NestWriter {
       ...sums.map(({ value }) => value),
       ...keeps.map(([node]) => node),
     ];
-    const keptBefore = (node: Node) => this.#phases.kept.has(node) && !keeps.some(([each]) => each === node);
+    const keptBefore = (node: Node) => this.#phases.kept.has(node) && this.#phases.of(node) < phase;
     for (const node of this.#leavesOf(roots, keptBefore)) {
       if (vectors.length <= 10) break;
       if (node.type === "mask" && machine.masks.length > 0) continue;
