@@ -68,7 +68,17 @@ const alignment = 64;
 /** Bytes rounded up to whole cache lines. */
 export const align = (bytes: number): number => Math.ceil(bytes / alignment) * alignment;
 
-/** Puts every step into the first batch in which all that it needs is there. Steps of a batch touch different memory, or only read it. */
+/** What a step does to a piece of memory. */
+interface Touch {
+  readonly memory: Storage;
+  readonly owner: Storage;
+  readonly writes: boolean;
+}
+
+/**
+ * Puts every step into the first batch in which all that it needs is there, and those that need nothing but inputs (weights that are packed) into
+ * the last one before they are needed. Steps of a batch touch different memory, or only read it.
+ */
 export function batchesOf(
   steps: readonly PlannedStep[],
   storages: readonly Storage[],
@@ -78,41 +88,76 @@ export function batchesOf(
   const inputStorage = new Map<string, Storage>();
   for (const storage of storages)
     if (storage.kind === "port" && inputs.has(storage.port!)) inputStorage.set(storage.port!, storage);
-  // An output that takes an input's memory is the same memory.
-  const memoryOf = (storage: Storage): Storage => {
-    const input = storage.kind === "port" ? inPlace.get(storage.port!) : undefined;
-    return inputStorage.get(input ?? "") ?? ownerOf(storage);
-  };
+  const touches = steps.map((step): Touch[] => {
+    const native = step.kind === "native";
+    const places = native ? step.args : [...step.inputs, ...step.outputs];
+    return places.flatMap((place, i) => {
+      if (place === undefined) return [];
+      const { storage } = place;
+      // An output that takes an input's memory is the same memory.
+      const input = storage.kind === "port" ? inPlace.get(storage.port!) : undefined;
+      const owner = ownerOf(storage);
+      const writes = native ? step.writes[i]! : i >= step.inputs.length;
+      return [{ memory: inputStorage.get(input ?? "") ?? owner, owner, writes }];
+    });
+  });
   const lastWrite = new Map<Storage, number>();
   const lastRead = new Map<Storage, number>();
-  const batches: number[][] = [];
+  const batchOf: number[] = [];
+  let count = 0;
   let fence = 0;
   for (const [at, step] of steps.entries()) {
     const native = step.kind === "native";
-    const places = native ? step.args : [...step.inputs, ...step.outputs];
-    const writes = (i: number) => (native ? step.writes[i]! : i >= step.inputs.length);
     // A reference step runs alone: native code ends before it.
-    let batch = native ? fence : batches.length;
-    for (const [i, place] of places.entries()) {
-      if (place === undefined) continue;
-      const memory = memoryOf(place.storage);
+    let batch = native ? fence : count;
+    for (const { memory, writes } of touches[at]!) {
       batch = Math.max(batch, (lastWrite.get(memory) ?? -1) + 1);
-      if (writes(i)) batch = Math.max(batch, (lastRead.get(memory) ?? -1) + 1);
+      if (writes) batch = Math.max(batch, (lastRead.get(memory) ?? -1) + 1);
     }
-    for (const [i, place] of places.entries()) {
-      if (place === undefined) continue;
-      const memory = memoryOf(place.storage);
-      const last = writes(i) ? lastWrite : lastRead;
+    for (const { memory, writes } of touches[at]!) {
+      const last = writes ? lastWrite : lastRead;
       last.set(memory, Math.max(batch, last.get(memory) ?? -1));
-      const owner = ownerOf(place.storage);
+    }
+    batchOf.push(batch);
+    count = Math.max(count, batch + 1);
+    if (!native) fence = count;
+  }
+  if (fence === 0) delay(touches, batchOf);
+  const batches: number[][] = Array.from({ length: count }, () => []);
+  for (const [at, batch] of batchOf.entries()) {
+    batches[batch]!.push(at);
+    for (const { owner } of touches[at]!) {
       owner.first = Math.min(owner.first, batch);
       owner.last = Math.max(owner.last, batch);
     }
-    while (batches.length <= batch) batches.push([]);
-    batches[batch]!.push(at);
-    if (!native) fence = batches.length;
   }
-  return batches;
+  return batches.filter((batch) => batch.length > 0);
+}
+
+/** Moves steps that read only ports and constants to the batch before the first that reads their results, unless what they read is replaced before. */
+function delay(touches: readonly (readonly Touch[])[], batchOf: number[]): void {
+  const firstRead = new Map<Storage, number>();
+  const firstWrite = new Map<Storage, number>();
+  const writers = new Map<Storage, number>();
+  const earliest = (map: Map<Storage, number>, memory: Storage, batch: number) =>
+    map.set(memory, Math.min(batch, map.get(memory) ?? Number.POSITIVE_INFINITY));
+  for (const [at, list] of touches.entries()) {
+    for (const { memory, writes } of list) {
+      earliest(writes ? firstWrite : firstRead, memory, batchOf[at]!);
+      if (writes) writers.set(memory, (writers.get(memory) ?? 0) + 1);
+    }
+  }
+  for (const [at, list] of touches.entries()) {
+    const results = list.filter(({ writes }) => writes);
+    const operands = list.filter(({ writes }) => !writes);
+    const early =
+      operands.every(({ owner }) => owner.kind !== "arena") &&
+      results.every(({ owner, memory }) => owner.kind === "arena" && writers.get(memory) === 1);
+    if (!early || results.length === 0) continue;
+    const wanted = Math.min(...results.map(({ memory }) => firstRead.get(memory) ?? 0)) - 1;
+    const replaced = Math.min(...operands.map(({ memory }) => firstWrite.get(memory) ?? Number.POSITIVE_INFINITY));
+    if (wanted > batchOf[at]! && wanted < replaced) batchOf[at] = wanted;
+  }
 }
 
 /** Offsets of the arena's storages: the largest first, each at the lowest place that is free while it lives. */
