@@ -84,6 +84,9 @@ export interface Machine {
   /** Decrements the slot and jumps unless it is 0. */
   loopSlot(slot: Slot, label: Label): void;
 
+  /** Asks for a vector's memory ahead of its use; never faults. `bytes` are added to the address. */
+  prefetch(dtype: DType, at: Address, bytes: number, write: boolean): void;
+
   // Vectors.
   load(dst: VectorReg, dtype: DType, from: Address, extent: Extent): void;
   /** One element into all lanes. */

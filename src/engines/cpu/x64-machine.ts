@@ -214,6 +214,13 @@ export class X64Machine implements Machine {
     return mem(base, offset * size, index, size);
   }
 
+  prefetch(dtype: DType, at: Address, bytes: number, write: boolean): void {
+    const address = this.#address(dtype, at);
+    const disp = (address.disp ?? 0) + bytes;
+    if (disp !== (disp | 0)) return; // a hint, not worth another register
+    this.#asm.prefetch(write ? "w" : "t0", { ...address, disp });
+  }
+
   load(dst: VectorReg, dtype: DType, from: Address, extent: Extent): void {
     const asm = this.#asm;
     const address = this.#address(dtype, from);

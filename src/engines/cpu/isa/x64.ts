@@ -613,8 +613,10 @@ export class X64 {
   stmxcsr(dst: Mem): void {
     this.#rex(false, [0x0f, 0xae], 3, dst);
   }
-  prefetch(level: "t0" | "t1" | "nta", address: Mem): void {
-    this.#rex(false, [0x0f, 0x18], { nta: 0, t0: 1, t1: 2 }[level], address);
+  /** "w": to be written (an instruction that does nothing on processors without it). */
+  prefetch(level: "t0" | "t1" | "nta" | "w", address: Mem): void {
+    if (level === "w") this.#rex(false, [0x0f, 0x0d], 1, address);
+    else this.#rex(false, [0x0f, 0x18], { nta: 0, t0: 1, t1: 2 }[level], address);
   }
 
   // ------------------------------------------------------------------------------------------------ vectors

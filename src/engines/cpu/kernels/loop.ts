@@ -1,5 +1,6 @@
 // Fused loops: elementwise expressions and reductions of rows, in one pass over memory wherever the data flow allows it.
 
+import { dtypeBytes } from "../../../core/dtype.ts";
 import { invariant } from "../../../core/errors.ts";
 import type { Node } from "../expression.ts";
 import type { Address, Extent, Machine, ReduceKind, VectorReg } from "../machine.ts";
@@ -8,6 +9,9 @@ import { emitNest, type FrameSize, type NestSpec, NestWriter, neutral, typeOf } 
 
 /** A nest whose reductions run over the vector dimension, a row: what depends on a row's result is computed in a further pass over the row. */
 export type LoopSpec = NestSpec;
+
+/** Bytes of a row from which a pass that computes brings memory of the next ones closer: shorter rows are in the first-level cache anyway. */
+const longRowBytes = 32 * 1024;
 
 /** Vector registers that an expression needs beside a pass's accumulators. */
 const registersLeft = 7;
@@ -274,8 +278,20 @@ class LoopWriter extends NestWriter {
       fixed.set(node, register);
     }
     let spills = 0;
+    // The second pass computes most, from memory that the first has brought: meanwhile the next row and the results' lines come closer.
+    const { dims } = this.spec;
+    const ahead = phase === 1 && this.columns * 4 >= longRowBytes && dims.length > 1;
+    const bring = (offset: number) => {
+      const stored = new Set(this.spec.stores.map(({ operand }) => operand));
+      for (const [i, { dtype, strides }] of operands.entries()) {
+        if (strides.at(-1) === 0) continue;
+        const bytes = stored.has(i) ? 0 : strides.at(-2)! * dtypeBytes[dtype];
+        if (stored.has(i) || bytes !== 0) machine.prefetch(dtype, this.address(i, offset, true), bytes, stored.has(i));
+      }
+    };
     const body = (step: number, extent: Extent) => {
       const offset = step * machine.lanes;
+      if (ahead && extent === "full") bring(offset);
       const wanted: Root[] = [
         ...keeps.map(
           ([node, row]): Root => ({
