@@ -83,6 +83,3 @@ export interface Lanes {
   atanh(x: Lane): Lane;
   pow(x: Lane, y: Lane): Lane;
 }
-
-/** A program's operands as lanes: by the operand's name. */
-export type LaneOperands<I> = { readonly [K in keyof I]: Lane };

@@ -94,7 +94,7 @@ class CpuExecutable implements Executable {
   /** Tables of the jobs' batches. */
   readonly #tables: NativeMemory[] = [];
   /** Times of the last profiled run, in milliseconds, in the order of the plan's steps. */
-  #times: readonly number[] | undefined;
+  #times: readonly (number | undefined)[] | undefined;
   #compiled: Compiled | undefined;
 
   constructor(engine: CpuEngine, program: Program, { inPlace = new Map(), profile = false }: LoadOptions) {
@@ -384,10 +384,12 @@ class CpuExecutable implements Executable {
   #time(parts: readonly Part[]): void {
     const { ticksPerMicrosecond } = this.#engine.team;
     const times = parts.flatMap((part) =>
-      part instanceof Job ? part.ticks.map(({ start, end }) => (end - start) / ticksPerMicrosecond / 1000) : [0],
+      part instanceof Job
+        ? part.ticks.map(({ start, end }) => (end - start) / ticksPerMicrosecond / 1000)
+        : [undefined],
     );
-    const ordered = new Array<number>(times.length).fill(0);
-    for (const [i, at] of this.#alive().plan.batches.flat().entries()) ordered[at] = times[i]!;
+    const ordered = new Array<number | undefined>(times.length);
+    for (const [i, at] of this.#alive().plan.batches.flat().entries()) ordered[at] = times[i];
     this.#times = ordered;
   }
 

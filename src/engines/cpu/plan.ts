@@ -56,7 +56,7 @@ export interface PlanOptions {
   readonly threads: number;
   /** fp16 rounded after every operator, as the simulator does. */
   readonly strict: boolean;
-  /** Outputs that will be stored in the memory of an input. */
+  /** As in `LoadOptions`: outputs that replace state as soon as they are stored, with the input of the same memory, if there is one. */
   readonly inPlace: ReadonlyMap<string, string | null>;
 }
 

@@ -3,10 +3,9 @@
 import { type DType, dtypeBytes } from "../../core/dtype.ts";
 import { invariant } from "../../core/errors.ts";
 import type { Operation } from "./expression.ts";
+import type { Isa } from "./isa/features.ts";
 import { gp, Label, type Mem, mem, type VecOpName, type X64 } from "./isa/x64.ts";
 import type { Address, Extent, Machine, ReduceKind, Reg, Slot, VectorReg } from "./machine.ts";
-
-export type X64Level = "avx2" | "avx512";
 
 const { rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15 } = gp;
 
@@ -54,7 +53,7 @@ export class X64Machine implements Machine {
   readonly #constants = new Map<number, Label>();
   #words = 0;
 
-  constructor(asm: X64, level: X64Level) {
+  constructor(asm: X64, level: Isa) {
     this.#asm = asm;
     this.#wide = level === "avx512";
     this.#length = this.#wide ? 64 : 32;

@@ -4,7 +4,7 @@ import { ConfigError, UnsupportedError } from "../../../core/errors.ts";
 import type { System } from "../../os/index.ts";
 import { gp, Label, mem, X64 } from "./x64.ts";
 
-/** A set of instructions that kernels are generated for. */
+/** A set of instructions that kernels are generated for: AVX2 with FMA and F16C; AVX-512 with F, BW, VL, DQ. */
 export type Isa = "avx2" | "avx512";
 
 export interface CpuFeatures {
