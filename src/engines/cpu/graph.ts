@@ -109,8 +109,12 @@ export interface Graph {
   readonly inputs: ReadonlyMap<string, Arr>;
 }
 
-/** Element count above which a reduction is made in two levels, and the length of the first level's rows. */
+/** Element counts above which a reduction is made in two levels: of rows that are few, and of a single one. */
 const longRow = 65536;
+const longSingle = 8192;
+/** Lengths of the first level's rows: at least, where they are found among divisors, and at most. */
+const leastRow = 128;
+const leastDivisor = 1024;
 const rowLimit = 32768;
 
 /**
@@ -120,12 +124,12 @@ const rowLimit = 32768;
 function rowOf(extents: readonly number[]): number | undefined {
   let row = 1;
   for (const extent of [...extents].reverse()) {
-    if (row >= 256) break;
+    if (row >= leastRow) break;
     row *= extent;
   }
   const size = sizeOf(extents);
-  if (row >= 256 && row <= longRow && size / row >= 8) return row;
-  for (row = Math.min(rowLimit, size); row >= 1024; row--) if (size % row === 0) return row;
+  if (row >= leastRow && row <= longRow && size / row >= 8) return row;
+  for (row = Math.min(rowLimit, size >> 3); row >= leastDivisor; row--) if (size % row === 0) return row;
   return undefined;
 }
 
@@ -178,7 +182,8 @@ class Builder implements Native<Arr> {
     const length = sizeOf(axes.map((axis) => x.shape[axis]!));
     const inner = sizeOf(x.shape.slice(axes.at(-1)! + 1));
     const outer = x.size / length / inner;
-    const row = inner === 1 && length > longRow && outer < 64 ? rowOf(axes.map((axis) => x.shape[axis]!)) : undefined;
+    const few = outer === 1 ? length > longSingle : outer < 64 && length > longRow;
+    const row = inner === 1 && few ? rowOf(axes.map((axis) => x.shape[axis]!)) : undefined;
     if (row !== undefined) {
       const rows = this.reduce(fold, this.reshape(x, [outer, length / row, row]), [2]);
       return this.reshape(this.reduce(fold, this.reshape(rows, [outer, length / row]), [1]), shape);

@@ -5,6 +5,8 @@ import { invariant } from "../../core/errors.ts";
 import { float16Bits } from "../../core/float16.ts";
 import { sizeOf } from "../../core/shape.ts";
 import type { Program } from "../../ir/program.ts";
+import { type Chain, endsOfRows, findChains } from "./chains.ts";
+import { type ComposedStep, type Product, planChain, planTriangular } from "./compose.ts";
 import { domainOf, expand, type Fused, fuse, type Group, rootOf } from "./fuse.ts";
 import {
   type Access,
@@ -19,7 +21,7 @@ import {
 } from "./graph.ts";
 import { emitColumns } from "./kernels/columns.ts";
 import { planCopy, planFill } from "./kernels/copy.ts";
-import { planGemm } from "./kernels/gemm.ts";
+import { type Matrix, planGemm } from "./kernels/gemm.ts";
 import { planGather } from "./kernels/index-gather.ts";
 import { planScatter } from "./kernels/index-scatter.ts";
 import { emitLoop, loopScratch, loopStoresLast } from "./kernels/loop.ts";
@@ -65,6 +67,8 @@ class Planner {
   readonly #graph: Graph;
   readonly #layout: Layout;
   readonly #fused: Fused;
+  /** Chains of groups that one step computes, by each of their groups. */
+  readonly #chains = new Map<Group, Chain>();
   readonly #storages = new Map<Arr, Storage>();
   readonly #all: Storage[] = [];
   readonly #steps: PlannedStep[] = [];
@@ -77,6 +81,8 @@ class Planner {
   readonly #nests: Nests;
   /** Packed copies of matrices, by their storage, and by place and form in it. */
   readonly #packed = new Map<Storage, Map<string, Place>>();
+  /** Arrays of rows that are 0 from some column on. */
+  readonly #ends = new Map<Arr, readonly number[]>();
   readonly #readsOf = new Map<Arr, ReadonlySet<Arr>>();
   #scratch = 0;
 
@@ -86,8 +92,10 @@ class Planner {
     this.#graph = graph;
     this.#layout = layout;
     this.#outputPort = new Map([...graph.outputs].map(([port, array]) => [array, port]));
-    this.#fused = fuse(graph);
-    this.#nests = new Nests(layout, this.#fused);
+    const fused = fuse(graph);
+    this.#fused = fused;
+    this.#nests = new Nests(layout, fused);
+    if (!options.strict) this.#fused = { ...fused, groups: this.#chainGroups() };
     this.#stageOutputs();
   }
 
@@ -96,7 +104,11 @@ class Planner {
       for (const member of members)
         for (const root of this.#reads(member)) this.#readers.set(root, (this.#readers.get(root) ?? 0) + 1);
     for (const array of this.#staged) this.#readers.set(array, (this.#readers.get(array) ?? 0) + 1);
-    for (const group of this.#fused.groups) this.#group(group);
+    for (const group of this.#fused.groups) {
+      const chain = this.#chains.get(group);
+      if (chain === undefined) this.#group(group);
+      else if (group === chain.loop) this.#chain(chain);
+    }
     for (const array of this.#staged) this.#copyOut(array);
     const batches = batchesOf(this.#steps, this.#all, this.#options.inPlace);
     const arenaBytes = placeInArena(this.#all);
@@ -137,14 +149,8 @@ class Planner {
     return found;
   }
 
-  /**
-   * An output that takes an input's memory may be stored when nobody reads the input any more, or by the loop that reads it last, element by
-   * element. Where that does not hold (a view of the input is read later), the output is kept aside and copied at the end.
-   */
-  #stageOutputs(): void {
-    const { inPlace } = this.#options;
-    if (inPlace.size === 0) return;
-    const order = new Map(this.#fused.groups.map((group, at) => [group, at]));
+  /** Groups that read each root, in their order. */
+  #readersByRoot(): Map<Arr, Group[]> {
     const readers = new Map<Arr, Group[]>();
     for (const group of this.#fused.groups) {
       for (const root of new Set(group.members.flatMap((member) => [...this.#reads(member)]))) {
@@ -153,6 +159,40 @@ class Planner {
         else known.push(group);
       }
     }
+    return readers;
+  }
+
+  /** Finds chains; returns the groups in an order in which each chain's stand together. */
+  #chainGroups(): Group[] {
+    const chains = findChains({
+      fused: this.#fused,
+      layout: this.#layout,
+      nests: this.#nests,
+      outputs: new Set(this.#graph.outputs.values()),
+      readers: this.#readersByRoot(),
+    });
+    const members = (chain: Chain) => [
+      ...chain.firsts,
+      chain.loop,
+      ...(chain.second === undefined ? [] : [chain.second]),
+    ];
+    for (const chain of chains.values()) for (const group of members(chain)) this.#chains.set(group, chain);
+    return this.#fused.groups.flatMap((group) => {
+      const chain = chains.get(group);
+      if (chain !== undefined) return members(chain);
+      return this.#chains.has(group) ? [] : [group];
+    });
+  }
+
+  /**
+   * An output that takes an input's memory may be stored when nobody reads the input any more, or by the loop that reads it last, element by
+   * element. Where that does not hold (a view of the input is read later), the output is kept aside and copied at the end.
+   */
+  #stageOutputs(): void {
+    const { inPlace } = this.#options;
+    if (inPlace.size === 0) return;
+    const order = new Map(this.#fused.groups.map((group, at) => [group, at]));
+    const readers = this.#readersByRoot();
     for (const [output, input] of inPlace) {
       if (input === null) continue;
       const array = this.#graph.outputs.get(output)!;
@@ -283,8 +323,67 @@ class Planner {
       else if (kind === "assemble") this.#assemble(member);
       else if (kind === "reference") this.#reference(member);
     }
-    for (const member of group.members)
+    this.#done(group);
+  }
+
+  /** The group has read what it reads. */
+  #done({ members }: Group): void {
+    for (const member of members)
       for (const root of this.#reads(member)) this.#readers.set(root, this.#readers.get(root)! - 1);
+  }
+
+  #composed(name: string, { plan, places, writes }: ComposedStep, parts: string): void {
+    this.#native(name, plan, places, (arg) => writes[arg]!, parts);
+  }
+
+  /** One step for the groups of a chain; a step each where their memory does not fit together. */
+  #chain(chain: Chain): void {
+    const { isa, threads, inPlace } = this.#options;
+    const { firsts, loop, second, inner } = chain;
+    const groups = [...firsts, loop, ...(second === undefined ? [] : [second])];
+    const { spec, touched, parts } = this.#nests.of(loop);
+    const places = touched.map(({ access }) => this.#place(access.root, access.offset));
+    const products = firsts.map(({ members }) => this.#product(members[0]!));
+    const last = second && this.#product(second.members[0]!);
+    const ends = endsOfRows(loop, this.#nests.of(loop), products[0]!, this.#ends);
+    const operandOf = (root: Arr) => touched.findIndex(({ access }) => access.root === root);
+    const ports = new Set(places.flatMap(({ storage }) => (storage.kind === "port" ? [storage.port] : [])));
+    const replaces = spec.stores.some(({ operand }) =>
+      ports.has(inPlace.get(places[operand]!.storage.port ?? "") ?? ""),
+    );
+    const step = planChain(
+      {
+        firsts: products,
+        spec: { ...spec, inPlace: replaces },
+        places,
+        values: products.map(({ c }) => operandOf(c.root)),
+        second: last && { product: last, rows: operandOf(last.a.root) },
+        inner: new Set(touched.flatMap(({ access, index }) => (inner.has(access.root) ? [index] : []))),
+        ends,
+      },
+      isa,
+      threads,
+    );
+    if (step === undefined) {
+      for (const group of groups) this.#group(group);
+      return;
+    }
+    for (const [i, { dtype, strides }] of spec.operands.entries())
+      this.#requireInside(places[i]!, dtype, spec.dims, strides);
+    const shape = ({ extents, m, n, k }: Product) =>
+      `${extents.map((extent) => `${extent} x `).join("")}${m}x${k}x${n}`;
+    const what = [
+      ...products.map((each) => `matmul ${shape(each)}`),
+      parts,
+      ...(last ? [`matmul ${shape(last)}`] : []),
+    ];
+    this.#native("chain", step.plan, step.places, (arg) => step.writes[arg]!, what.join(", then "));
+    for (const group of groups) this.#done(group);
+    if (ends === undefined) return;
+    for (const { operand } of spec.stores) {
+      const { root } = touched[operand]!.access;
+      if (root.size === sizeOf(spec.dims)) this.#ends.set(root, ends);
+    }
   }
 
   #access(array: Arr): Access {
@@ -469,9 +568,9 @@ class Planner {
 
   // ------------------------------------------------------------------------------------------------ single arrays
 
-  #matmul(array: Arr): void {
+  /** A product's operands and result, batch dimensions of 1 left out, and those over which y stays the same taken as rows. */
+  #product(array: Arr): Product {
     const { x, y, transposeX, transposeY } = array.source as Arr["source"] & { kind: "matmul" };
-    const { isa, threads } = this.#options;
     const batch = array.shape.slice(0, -2);
     const side = (operand: Arr, transposed: boolean) => {
       const { root, offset, strides } = this.#access(operand);
@@ -484,6 +583,7 @@ class Planner {
         axis < pad || operand.shape[axis - pad] === 1 ? 0 : strides[axis - pad]!,
       );
       return {
+        root,
         place: this.#place(root, offset),
         dtype: operand.dtype as "fp16" | "fp32",
         row,
@@ -495,6 +595,7 @@ class Planner {
     const b = side(y, transposeY);
     const { strides } = this.#layout.place(array);
     const c = {
+      root: array,
       place: this.#place(array),
       dtype: array.dtype as "fp16" | "fp32",
       row: strides.at(-2)!,
@@ -504,7 +605,6 @@ class Planner {
     let m = array.shape.at(-2)!;
     const n = array.shape.at(-1)!;
     const k = x.shape.at(transposeX ? -2 : -1)!;
-    // Batch axes over which y stays the same are rows.
     const extents = [...batch];
     for (let axis = extents.length - 1; axis >= 0; axis--) {
       const extent = extents[axis]!;
@@ -524,7 +624,20 @@ class Planner {
     this.#requireInside(a.place, a.dtype, [...extents, m, k], [...a.batch, a.row, a.column]);
     this.#requireInside(b.place, b.dtype, [...extents, k, n], [...b.batch, b.row, b.column]);
     this.#requireInside(c.place, c.dtype, [...extents, m, n], [...c.batch, c.row, c.column]);
-    const matrix = ({ dtype, row, column, batch: strides_ }: typeof a) => ({ dtype, row, column, batch: strides_ });
+    return { a, b, c, extents, m, n, k };
+  }
+
+  #matmul(array: Arr): void {
+    const { x, y } = array.source as Arr["source"] & { kind: "matmul" };
+    const { isa, threads } = this.#options;
+    const product = this.#product(array);
+    const { a, b, c, extents, m, n, k } = product;
+    const ends = this.#ends.get(a.root);
+    if (ends?.length === k && a.row === 1 && a.column === a.root.shape.at(-1)) {
+      this.#composed("matmul", planTriangular(product, ends, isa, threads), `${nameOf(product)}, lower triangle`);
+      return;
+    }
+    const matrix = ({ dtype, row, column, batch }: Matrix) => ({ dtype, row, column, batch });
     const aConstant = rootOf(x).source.kind === "constant";
     const bConstant = rootOf(y).source.kind === "constant";
     const plan = planGemm(
@@ -532,7 +645,7 @@ class Planner {
       isa,
       threads,
     );
-    const kept = new Set(plan.kept);
+    const kept = new Set(plan.kept.map(({ temp }) => temp));
     const temps = plan.temps.map((bytes, i) => {
       const storage = this.#newStorage(kept.has(i) ? "constant" : "arena", bytes);
       return { storage, offset: 0 };
@@ -559,7 +672,7 @@ class Planner {
         parts: "pack",
       });
     }
-    const what = `${extents.length === 0 ? "" : `${extents.join("x")} x `}${m}x${k}x${n}`;
+    const what = nameOf(product);
     for (const step of plan.steps) {
       // What another product of the same operand has packed is packed.
       const [source, target] = step.args;
@@ -582,7 +695,7 @@ class Planner {
         step,
         step.args.map(argument),
         (arg) => step.args[arg] === "c" || (packs && typeof step.args[arg] === "object"),
-        `matmul ${what}`,
+        what,
       );
     }
   }
@@ -710,6 +823,10 @@ class Planner {
     this.#touch([...inputs, ...outputs]);
     this.#steps.push({ kind: "reference", name: call.instruction.op.name, call, inputs, outputs });
   }
+}
+
+function nameOf({ extents, m, n, k }: Product): string {
+  return `matmul ${extents.length === 0 ? "" : `${extents.join("x")} x `}${m}x${k}x${n}`;
 }
 
 /** Bits of a number in a dtype. */

@@ -40,17 +40,26 @@ export interface GemmSpec {
   /** The operand never changes: packed by `setup`, once. */
   readonly aConstant?: boolean;
   readonly bConstant?: boolean;
+  /** Whether C's memory is not in cache; by its size unless stated. */
+  readonly coldResult?: boolean;
   /** A vector of n contiguous elements that is added to every row. */
   readonly bias?: Storage;
 }
 
 export type GemmArgument = "a" | "b" | "c" | "bias" | { readonly temp: number };
 
+/** A temporary that holds a packed constant. */
+export interface Kept {
+  readonly temp: number;
+  /** Copies of equal layouts of one matrix are the same, as far as the shorter one goes. */
+  readonly layout: string;
+}
+
 export interface GemmPlan {
   /** Bytes of the temporaries, which begin at multiples of 64. */
   readonly temps: readonly number[];
   /** Temporaries that `setup` fills: they must keep their contents between runs. */
-  readonly kept: readonly number[];
+  readonly kept: readonly Kept[];
   /** Packing of constants, to be run once. */
   readonly setup: readonly StepPlan<GemmArgument>[];
   readonly steps: readonly StepPlan<GemmArgument>[];
@@ -373,7 +382,7 @@ function planTiles(spec: GemmSpec, o: Oriented, isa: Isa, geometry: Geometry, th
   };
 
   const temps: number[] = [];
-  const kept: number[] = [];
+  const kept: Kept[] = [];
   const setup: StepPlan<GemmArgument>[] = [];
   const steps: StepPlan<GemmArgument>[] = [];
   const args: GemmArgument[] = [];
@@ -417,7 +426,10 @@ function planTiles(spec: GemmSpec, o: Oriented, isa: Isa, geometry: Geometry, th
     };
     if (matrix.constant) {
       setup.push(step);
-      kept.push(temp.temp);
+      // Panels of Q have one width and stand one behind the other, unless blocks of k come between.
+      const { panels: cut, ...rest } = kernel.side;
+      const panelsOf = name === "q" && kBlocks === 1 ? cut.size : cut;
+      kept.push({ temp: temp.temp, layout: JSON.stringify([{ ...kernel, side: rest }, panelsOf]) });
     } else steps.push(step);
     args.push(temp);
     let stride = one;
@@ -444,7 +456,7 @@ function planTiles(spec: GemmSpec, o: Oriented, isa: Isa, geometry: Geometry, th
       p: o.c.p * cBytes,
       q: o.c.q * cBytes,
       batch: spec.c.batch.map((stride) => stride * cBytes),
-      large: spec.m * spec.n * batches * cBytes >= largeBytes,
+      large: spec.coldResult ?? spec.m * spec.n * batches * cBytes >= largeBytes,
     },
     ...(spec.bias !== undefined && {
       bias: { argument: args.push("bias") - 1, storage: spec.bias, axis: o.biasAxis },

@@ -1,0 +1,201 @@
+// Chains: products whose elements a loop takes up at once, block by block of rows or columns, and a product that takes up the loop's rows, as in
+// attention. One step computes all of it, a block at a time; what nobody else reads never leaves the thread's scratch memory.
+
+import { dtypeBytes } from "../../core/dtype.ts";
+import { sizeOf } from "../../core/shape.ts";
+import type { Product } from "./compose.ts";
+import { type Fused, type Group, rootOf } from "./fuse.ts";
+import { type Arr, contiguous, operandsOf, reshapeStrides } from "./graph.ts";
+import type { Layout } from "./layout.ts";
+import type { Nest, Nests, Touched } from "./nests.ts";
+
+/** Groups that one step computes. */
+export interface Chain {
+  /** Products that the loop reads element by element. */
+  readonly firsts: readonly Group[];
+  readonly loop: Group;
+  /** A product of the loop's rows with another matrix. */
+  readonly second: Group | undefined;
+  /** Arrays that nobody else reads. */
+  readonly inner: ReadonlySet<Arr>;
+}
+
+/** Arrays that a loop without reductions touches, if they are to be computed block by block with a product. */
+const mapBytes = 1 << 20;
+/** A right-hand matrix that every block may read again. */
+const smallBytes = 1 << 19;
+
+/** What chains are found in. */
+export interface Surroundings {
+  readonly fused: Fused;
+  readonly layout: Layout;
+  readonly nests: Nests;
+  readonly outputs: ReadonlySet<Arr>;
+  /** Groups that read an array, in their order. */
+  readonly readers: ReadonlyMap<Arr, readonly Group[]>;
+}
+
+/** Finds the chains of fused groups, by the groups where they run. */
+export function findChains({ fused, layout, nests, outputs, readers }: Surroundings): Map<Group, Chain> {
+  const position = new Map(fused.groups.map((group, at) => [group, at]));
+  const at = (group: Group) => position.get(group)!;
+  const taken = new Set<Group>();
+  const chains = new Map<Group, Chain>();
+  /** Row-major memory of its own. */
+  const plain = (array: Arr) => {
+    const whole = contiguous(array.shape);
+    return !layout.isHosted(array) && layout.stridesOf(array).every((stride, axis) => stride === whole[axis]);
+  };
+  for (const loop of fused.groups) {
+    if (loop.kind !== "loop" || taken.has(loop)) continue;
+    const { touched, spec } = nests.of(loop);
+    const whole = contiguous(spec.dims);
+    const stored = new Set(spec.stores.map(({ operand }) => operand));
+    const readElsewhere = (array: Arr, groups: readonly Group[]) =>
+      (readers.get(array) ?? []).filter((group) => !groups.includes(group));
+    const products = touched.filter(({ access: { root, offset }, strides, index }) => {
+      const group = fused.groupOf.get(root);
+      if (stored.has(index) || root.source.kind !== "matmul" || group === undefined || taken.has(group)) return false;
+      const [rows, columns] = root.shape.slice(-2) as [number, number];
+      const elementwise = offset === 0 && strides.every((stride, axis) => stride === whole[axis]);
+      const once = touched.filter(({ access }) => access.root === root).length === 1;
+      const fits = root.size === sizeOf(spec.dims) && rows > 1 && columns > 1;
+      const byRow = loop.columns === 0 || loop.columns === columns;
+      // The product runs no earlier than the loop.
+      const late = readElsewhere(root, [loop]).every((reader) => at(reader) > at(loop));
+      return elementwise && once && fits && byRow && plain(root) && late;
+    });
+    const shape = products.at(-1)?.access.root.shape;
+    if (shape === undefined) continue;
+    const firsts = products.map(({ access }) => access.root).filter((root) => root.shape.join() === shape.join());
+    const groups = firsts.map((root) => fused.groupOf.get(root)!);
+    let second: Group | undefined;
+    let anchor = loop;
+    // Larger arrays stream through a loop of their own at least as fast as block by block.
+    const bytes = touched.reduce((all, { access: { root } }) => all + root.size * dtypeBytes[root.dtype], 0);
+    if (loop.columns === 0 && bytes > mapBytes) continue;
+    if (loop.columns > 0) {
+      second = loop.members
+        .filter((member) => fused.stored.has(member) && member.size === sizeOf(shape) && plain(member))
+        .flatMap((member) => (readers.get(member) ?? []).filter((group) => multipliesRows(group, member)))
+        .find((group) => !taken.has(group) && !loop.members.includes(rightOf(group)));
+      // Blocks of rows read the whole right-hand matrices again and again: those of a head, not weights.
+      if (second === undefined || ![...groups, second].every(isSmallOfBatch)) continue;
+      // The second product runs with the loop if its other operand is there by then; else the loop waits for it.
+      const maker = fused.groupOf.get(rightOf(second));
+      if (maker !== undefined && at(maker) > at(loop)) anchor = second;
+    }
+    const chain = [...groups, loop, ...(second === undefined ? [] : [second])];
+    const results = [...firsts, ...loop.members];
+    // Nobody else may want a result before the chain has run.
+    const early = (array: Arr) => readElsewhere(array, chain).some((reader) => at(reader) < at(anchor));
+    if (results.some(early)) continue;
+    const inner = new Set(
+      results.filter(
+        (array) => fused.stored.has(array) && !outputs.has(array) && readElsewhere(array, chain).length === 0,
+      ),
+    );
+    for (const group of chain) taken.add(group);
+    chains.set(anchor, { firsts: groups, loop, second, inner });
+  }
+  return chains;
+}
+
+/** True for a product whose left operand is the array, as it is. */
+function multipliesRows(group: Group, array: Arr): boolean {
+  const [member] = group.members as [Arr];
+  const { source } = member;
+  if (source.kind !== "matmul" || source.transposeX) return false;
+  let x = source.x;
+  while (x.source.kind === "view" && x.source.view.kind === "reshape") x = x.source.of;
+  return x === array && source.x.shape.at(-1) === array.shape.at(-1);
+}
+
+/** The array behind a product's right operand. */
+function rightOf({ members }: Group): Arr {
+  return rootOf((members[0]!.source as Arr["source"] & { kind: "matmul" }).y);
+}
+
+/** True for a product with another small right operand for every batch element. */
+function isSmallOfBatch({ members }: Group): boolean {
+  const { y } = members[0]!.source as Arr["source"] & { kind: "matmul" };
+  const matrix = y.shape.at(-1)! * y.shape.at(-2)!;
+  return y.size > matrix && matrix * dtypeBytes[y.dtype] <= smallBytes;
+}
+
+/** What an additive mask holds at most where a position may not be seen: exp of it is 0 beside any score that fp16 can hold half of. */
+const unseen = -30000;
+
+/**
+ * For every row of a chain the column from which on all that its loop stores is 0, as in causal attention: a softmax of scores plus a constant mask,
+ * or products with what such a softmax gave (`known`). Undefined where nothing is known.
+ */
+export function endsOfRows(
+  loop: Group,
+  { touched, spec }: Nest,
+  product: Product,
+  known: ReadonlyMap<Arr, readonly number[]>,
+): readonly number[] | undefined {
+  if (loop.columns === 0) return undefined;
+  return maskedEnds(loop, touched, spec.dims, product) ?? inheritedEnds(loop, touched, spec.dims, known);
+}
+
+/** Of a softmax of a product plus a constant that is the same for every batch element. */
+function maskedEnds(
+  { members }: Group,
+  touched: readonly Touched[],
+  dims: readonly number[],
+  { c, extents, m, n }: Product,
+): number[] | undefined {
+  const [sum, ...others] = members;
+  const softmax = others.every(
+    (each) => each.operator === "softmax" && operandsOf(each).every((operand) => members.includes(rootOf(operand))),
+  );
+  if (!softmax || others.length === 0 || sum?.operator !== "add" || sum.source.kind !== "map") return undefined;
+  const masks = operandsOf(sum)
+    .map(rootOf)
+    .filter((root) => root !== c.root);
+  const mask = touched.find(({ access }) => access.root === masks[0]);
+  if (masks.length !== 1 || mask?.access.root.source.kind !== "constant") return undefined;
+  const strides = reshapeStrides(dims, mask.strides, [...extents, m, n]);
+  if (strides === undefined || strides.slice(0, -2).some((stride) => stride !== 0)) return undefined;
+  const { data } = mask.access.root.source;
+  const [row, column] = strides.slice(-2) as [number, number];
+  return Array.from({ length: m }, (_, i) => {
+    let end = n;
+    while (end > 0 && data[mask.access.offset + i * row + (end - 1) * column]! <= unseen) end--;
+    return end === 0 ? n : end; // where nothing may be seen, all counts alike
+  });
+}
+
+/** Of what is 0 wherever an array with known ends is: products with it, and sums of such products. */
+function inheritedEnds(
+  { members }: Group,
+  touched: readonly Touched[],
+  dims: readonly number[],
+  known: ReadonlyMap<Arr, readonly number[]>,
+): readonly number[] | undefined {
+  const whole = contiguous(dims);
+  const source = touched.find(
+    ({ access, strides }) =>
+      known.has(access.root) && access.offset === 0 && strides.every((stride, axis) => stride === whole[axis]),
+  );
+  if (source === undefined) return undefined;
+  const zero = new Set<Arr>([source.access.root]);
+  const size = sizeOf(dims);
+  for (const member of members) {
+    const { source: made } = member;
+    if (made.kind === "reduce" && made.fold === "sum" && zero.has(rootOf(made.x))) continue;
+    if (member.size < size) {
+      if (made.kind === "reduce") return undefined; // counts what would be left out
+      continue;
+    }
+    const operands = operandsOf(member).map(rootOf);
+    const product = member.operator === "mul" && operands.length === 2 && operands.some((operand) => zero.has(operand));
+    if (made.kind === "map" && product) zero.add(member);
+  }
+  const stored = touched.filter(({ access }) => members.includes(access.root) && access.root.size === size);
+  return stored.length > 0 && stored.every(({ access }) => zero.has(access.root))
+    ? known.get(source.access.root)
+    : undefined;
+}
