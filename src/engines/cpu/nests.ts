@@ -13,6 +13,8 @@ import { Expressions } from "./math.ts";
 
 /** Elements that a task of a loop handles, within these bounds. */
 const taskElements = { least: 4096, most: 65536 } as const;
+/** A row with reductions costs at least as much as so many elements. */
+const leastRowCost = 128;
 
 /** A memory operand of a loop while its expressions are made. */
 export interface Touched {
@@ -233,7 +235,8 @@ export function partition(spec: NestSpec, group: Group, threads: number): NestSp
     while (product < outer) product *= spec.dims[taskDims++]!;
     return { ...spec, taskDims, blocked: inner, block: 64 };
   }
-  const wanted = Math.max(taskElements.least, Math.min(taskElements.most, Math.ceil(total / (8 * threads))));
+  const least = group.columns === 0 ? 1 : Math.min(1, group.columns / leastRowCost);
+  const wanted = Math.max(least * taskElements.least, Math.min(taskElements.most, Math.ceil(total / (8 * threads))));
   const last = group.columns > 0 ? inner - 1 : inner;
   if (last < 0) {
     // One row.
