@@ -63,7 +63,9 @@ export function findChains({ fused, layout, nests, outputs, readers }: Surroundi
       const byRow = loop.columns === 0 || loop.columns === columns;
       // The product runs no earlier than the loop.
       const late = readElsewhere(root, [loop]).every((reader) => at(reader) > at(loop));
-      return elementwise && once && fits && byRow && plain(root) && late;
+      // A constant is packed once, for the whole product.
+      const packs = rightOf(group).source.kind !== "constant";
+      return elementwise && once && fits && byRow && packs && plain(root) && late;
     });
     const shape = products.at(-1)?.access.root.shape;
     if (shape === undefined) continue;

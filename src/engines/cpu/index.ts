@@ -81,6 +81,8 @@ interface Compiled {
   readonly kernels: ReadonlyMap<string, number>;
   readonly arena: NativeMemory | undefined;
   readonly constants: NativeMemory | undefined;
+  /** Constants that are only packed, until they are. */
+  sources: NativeMemory | undefined;
 }
 
 class CpuExecutable implements Executable {
@@ -118,20 +120,25 @@ class CpuExecutable implements Executable {
       code: undefined,
       arena: undefined,
       constants: undefined,
+      sources: undefined,
     };
     this.#compiled = compiled;
     try {
       if (asm.length > 0) compiled.code = system.code(asm.finish());
       if (plan.arenaBytes > 0) compiled.arena = system.allocate(plan.arenaBytes);
       if (plan.constantBytes > 0) compiled.constants = system.allocate(plan.constantBytes);
+      if (plan.sourceBytes > 0) compiled.sources = system.allocate(plan.sourceBytes);
     } catch (error) {
       this[Symbol.dispose]();
       throw error;
     }
-    const { constants } = compiled;
-    for (const { kind, array, offset } of plan.storages) {
+    const { constants, sources } = compiled;
+    for (const { kind, array, offset, isSource } of plan.storages) {
       if (kind !== "constant" || array === undefined || array.source.kind !== "constant") continue;
-      const target = constants!.bytes.subarray(offset, offset + array.size * dtypeBytes[array.dtype]);
+      const target = (isSource ? sources : constants)!.bytes.subarray(
+        offset,
+        offset + array.size * dtypeBytes[array.dtype],
+      );
       const values = newValues(array.dtype, array.size);
       values.set(array.source.data);
       pack(values, array.dtype, target);
@@ -140,15 +147,19 @@ class CpuExecutable implements Executable {
 
   /** What needs the threads: their scratch memory, and packing constants. No run is in flight. */
   prepare(): void {
-    const { plan } = this.#alive();
+    const compiled = this.#alive();
+    const { plan } = compiled;
     const { team, system } = this.#engine;
     team.reserveScratch(plan.scratchBytes);
-    if (plan.setup.length === 0) return;
-    using job = new Job(
-      system,
-      plan.setup.map((step) => this.#step(step, new Map())),
-    );
-    team.runSync(job);
+    if (plan.setup.length > 0) {
+      using job = new Job(
+        system,
+        plan.setup.map((step) => this.#step(step, new Map())),
+      );
+      team.runSync(job);
+    }
+    compiled.sources?.release();
+    compiled.sources = undefined;
   }
 
   get interruptible(): boolean {
@@ -190,12 +201,12 @@ class CpuExecutable implements Executable {
     storage: Storage,
     buffers: ReadonlyMap<string, Buffer>,
   ): { address: number; bytes: () => Uint8Array<ArrayBuffer> } {
-    const { arena, constants } = this.#alive();
+    const { arena, constants, sources } = this.#alive();
     if (storage.kind === "port") {
       const { memory } = buffers.get(storage.port!) as CpuBuffer;
       return { address: Number(memory.address), bytes: () => memory.bytes };
     }
-    const memory = (storage.kind === "arena" ? arena : constants)!;
+    const memory = (storage.kind === "arena" ? arena : storage.isSource ? sources : constants)!;
     return {
       address: Number(memory.address) + storage.offset,
       bytes: () => memory.bytes.subarray(storage.offset, storage.offset + storage.bytes),
@@ -414,6 +425,7 @@ class CpuExecutable implements Executable {
       compiled.code?.dispose();
       compiled.arena?.release();
       compiled.constants?.release();
+      compiled.sources?.release();
     });
   }
 }

@@ -21,7 +21,7 @@ import {
 } from "./graph.ts";
 import { emitColumns } from "./kernels/columns.ts";
 import { planCopy, planFill } from "./kernels/copy.ts";
-import { type Matrix, planGemm } from "./kernels/gemm.ts";
+import { type GemmArgument, type Matrix, planGemm } from "./kernels/gemm.ts";
 import { planGather } from "./kernels/index-gather.ts";
 import { planScatter } from "./kernels/index-scatter.ts";
 import { emitLoop, loopScratch, loopStoresLast } from "./kernels/loop.ts";
@@ -50,6 +50,8 @@ export interface Plan {
   readonly storages: readonly Storage[];
   readonly arenaBytes: number;
   readonly constantBytes: number;
+  /** Of constants that only `setup` reads. */
+  readonly sourceBytes: number;
   readonly scratchBytes: number;
 }
 
@@ -112,11 +114,22 @@ class Planner {
     for (const array of this.#staged) this.#copyOut(array);
     const batches = batchesOf(this.#steps, this.#all, this.#options.inPlace);
     const arenaBytes = placeInArena(this.#all);
-    let constantBytes = 0;
+    // Constants that only packing reads are given up once they are packed.
+    const read = new Set(
+      this.#steps.flatMap((step) => (step.kind === "native" ? step.args : step.inputs)).map((place) => place?.storage),
+    );
+    let [constantBytes, sourceBytes] = [0, 0];
     for (const storage of this.#all) {
       if (storage.kind !== "constant") continue;
-      storage.offset = constantBytes;
-      constantBytes += align(storage.bytes);
+      storage.isSource = !read.has(storage);
+      if (storage.isSource && storage.array === undefined) continue; // another product's packed copy took its place
+      if (storage.isSource) {
+        storage.offset = sourceBytes;
+        sourceBytes += align(storage.bytes);
+      } else {
+        storage.offset = constantBytes;
+        constantBytes += align(storage.bytes);
+      }
     }
     return {
       setup: this.#setup,
@@ -125,6 +138,7 @@ class Planner {
       storages: this.#all,
       arenaBytes,
       constantBytes,
+      sourceBytes,
       scratchBytes: this.#scratch,
     };
   }
@@ -651,12 +665,25 @@ class Planner {
       return { storage, offset: 0 };
     });
     const operands = { a: a.place, b: b.place, c: c.place } as const;
-    const argument = (arg: (typeof plan.steps)[number]["args"][number]): Place => {
+    const argument = (arg: GemmArgument): Place => {
       if (typeof arg === "object") return temps[arg.temp]!;
       invariant(arg !== "bias", () => "a product without bias asks for one");
       return operands[arg];
     };
+    /** The packed copy that another product of the same operand has made; else this product makes it. */
+    const packedBefore = (step: StepPlan<GemmArgument>): boolean => {
+      const [source, target] = step.args as readonly ["a" | "b", { readonly temp: number }];
+      const { storage, offset } = operands[source];
+      const key = `${offset} ${step.key}`;
+      const packed = this.#packed.get(storage) ?? new Map<string, Place>();
+      this.#packed.set(storage, packed);
+      const known = packed.get(key);
+      if (known === undefined) packed.set(key, temps[target.temp]!);
+      else temps[target.temp] = known;
+      return known !== undefined;
+    };
     for (const step of plan.setup) {
+      if (packedBefore(step)) continue;
       this.#scratch = Math.max(this.#scratch, step.scratchBytes ?? 0);
       this.#setup.push({
         kind: "native",
@@ -674,22 +701,8 @@ class Planner {
     }
     const what = nameOf(product);
     for (const step of plan.steps) {
-      // What another product of the same operand has packed is packed.
-      const [source, target] = step.args;
-      const packs =
-        step.flops === 0 && step.args.length === 2 && typeof source === "string" && typeof target === "object";
-      if (packs) {
-        const { storage, offset } = argument(source);
-        const key = `${offset} ${step.key}`;
-        const packed = this.#packed.get(storage) ?? new Map<string, Place>();
-        this.#packed.set(storage, packed);
-        const known = packed.get(key);
-        if (known !== undefined) {
-          temps[target.temp] = known;
-          continue;
-        }
-        packed.set(key, temps[target.temp]!);
-      }
+      const packs = step.flops === 0;
+      if (packs && packedBefore(step)) continue;
       this.#native(
         packs ? "pack" : "matmul",
         step,

@@ -16,7 +16,9 @@ export interface Storage {
   /** First and last batch that uses it. */
   first: number;
   last: number;
-  /** Offset in the arena or in the constants' memory. */
+  /** True for a constant that only packing reads. */
+  isSource?: boolean;
+  /** Offset in the arena, or in the memory of constants or of sources. */
   offset: number;
   /** The storage that this one shares memory with. */
   shares?: Storage;
