@@ -102,7 +102,8 @@ function advise(machine: Omit<Diagnosis, "advice">, brand: string | null, chip: 
   if (major < 20 || (major === 20 && minor < 19)) {
     advice.push(`Node ${process.version} is too old: install 20.19 or later from https://nodejs.org`);
   }
-  if (machine.auto.engine === null) advice.push("no engine can be opened: unset ANEKIT_ENGINE, or set it to sim");
+  if (machine.auto.engine === null)
+    advice.push("no engine can be opened, for the reason above; ANEKIT_ENGINE=sim opens everywhere");
   if (machine.auto.engine === "sim") {
     advice.push("programs run on the simulator, which is exact but slow: keep models and batches small");
   }

@@ -5,7 +5,7 @@ import { rootOf } from "./fuse.ts";
 import { Arr, accessOf, contiguous, type Graph, operandsOf } from "./graph.ts";
 
 /** Where a root's elements are stored: in its own memory, or as part of another root's. */
-export interface Place {
+export interface Location {
   readonly host: Arr;
   readonly offset: number;
   readonly strides: readonly number[];
@@ -22,7 +22,7 @@ export class Layout {
   /** Strides of a root as views of it see them. */
   readonly stridesOf = (root: Arr): readonly number[] => this.#strides.get(root) ?? contiguous(root.shape);
 
-  place(root: Arr): Place {
+  place(root: Arr): Location {
     return this.#hosts.get(root) ?? { host: root, offset: 0, strides: this.stridesOf(root) };
   }
 

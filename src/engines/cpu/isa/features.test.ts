@@ -46,12 +46,12 @@ describe("chooseIsa", () => {
 
   test("says what is missing", () => {
     expect(() => chooseIsa(cpu(all.filter((flag) => flag !== "avx512bw")), "avx512")).toThrow(
-      "cpu engine: ANEKIT_ISA=avx512, but this CPU (Test CPU) lacks avx512bw",
+      'ANEKIT_ISA: "avx512" cannot run here: this CPU (Test CPU) lacks avx512bw',
     );
     expect(() => chooseIsa(cpu(all.filter((flag) => flag !== "os_zmm")), "avx512")).toThrow(
-      "ANEKIT_ISA=avx512, but the operating system lacks saving of zmm registers",
+      'ANEKIT_ISA: "avx512" cannot run here: the operating system lacks saving of zmm registers',
     );
-    expect(() => chooseIsa(cpu(all), "sse")).toThrow('ANEKIT_ISA="sse" is none of avx512, avx2');
+    expect(() => chooseIsa(cpu(all), "sse")).toThrow('ANEKIT_ISA: "sse" is none of avx512, avx2');
     expect(() => chooseIsa(cpu(["avx", "avx2", "bmi2", "f16c"]))).toThrow(
       /lacks fma, saving of ymm registers; use engine/,
     );

@@ -135,10 +135,11 @@ export function chooseIsa({ name, flags }: CpuFeatures, forced?: string): Isa {
   if (forced !== undefined && forced !== "") {
     const entry = needs.find(([isa]) => isa === forced);
     if (entry === undefined) {
-      throw new ConfigError("cpu engine", `ANEKIT_ISA="${forced}" is none of ${needs.map(([isa]) => isa).join(", ")}`);
+      throw new ConfigError("ANEKIT_ISA", `"${forced}" is none of ${needs.map(([isa]) => isa).join(", ")}`);
     }
     const missing = lacks(entry[1]);
-    if (missing.length > 0) throw new ConfigError("cpu engine", `ANEKIT_ISA=${forced}, but ${lackText(name, missing)}`);
+    if (missing.length > 0)
+      throw new ConfigError("ANEKIT_ISA", `"${forced}" cannot run here: ${lackText(name, missing)}`);
     return entry[0];
   }
   const best = needs.find(([, features]) => lacks(features).length === 0);
