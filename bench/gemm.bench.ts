@@ -181,7 +181,6 @@ function compileJob(
       }
       const args = step.args.map((arg) => {
         if (typeof arg !== "string") return temps[arg.temp]!.address;
-        if (arg === "bias") throw new Error("no bias here");
         return operands[arg];
       });
       return { kernel: codes.get(step.key)!, args, tasks: step.tasks };

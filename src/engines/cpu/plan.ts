@@ -667,7 +667,6 @@ class Planner {
     const operands = { a: a.place, b: b.place, c: c.place } as const;
     const argument = (arg: GemmArgument): Place => {
       if (typeof arg === "object") return temps[arg.temp]!;
-      invariant(arg !== "bias", () => "a product without bias asks for one");
       return operands[arg];
     };
     /** The packed copy that another product of the same operand has made; else this product makes it. */

@@ -10,7 +10,6 @@ export interface Operands {
   readonly a: number;
   readonly b: number;
   readonly c: number;
-  readonly bias?: number;
 }
 
 const { rax, rbx, rbp, rdi, rdx, rsi, r12, r13, r14, r15 } = gp;

@@ -28,7 +28,6 @@ export interface RowKernel {
     readonly row: number;
     readonly batch: readonly number[];
   };
-  readonly bias?: { readonly argument: number; readonly storage: Storage; readonly axis: "p" | "q" };
 }
 export interface RowOperand {
   readonly argument: number;
@@ -39,7 +38,7 @@ export interface RowOperand {
   readonly batch: readonly number[];
 }
 
-const { rax, rcx, rdx, rbx, rsi, rdi, r8, r9, r10, r12, r13, r14, r15 } = gp;
+const { rax, rcx, rdx, rbx, rsi, rdi, r8, r9, r12, r13, r14, r15 } = gp;
 const tailMask: Mask = 1;
 const kMask: Mask = 2;
 
@@ -69,9 +68,9 @@ export function rowScratch(kernel: RowKernel): { sums: number; x: number; bytes:
   return { sums: 0, x: sums, bytes: sums + (xInPlace(kernel) ? 0 : strides.x * kernel.rows) };
 }
 
-/** Registers: rdx = scratch, r12 = columns, r13 = x, r14 = w, r15 = C; the bias is on the stack. */
+/** Registers: rdx = scratch, r12 = columns, r13 = x, r14 = w, r15 = C. */
 export function emitRows(asm: X64, kernel: RowKernel): void {
-  const { k, rows, columns, chunk, batch, x, w, c, bias } = kernel;
+  const { k, rows, columns, chunk, batch, x, w, c } = kernel;
   const simd = new Simd(asm, kernel.isa);
   const chunks = Math.ceil(columns / chunk);
   const layout = rowScratch(kernel);
@@ -79,7 +78,6 @@ export function emitRows(asm: X64, kernel: RowKernel): void {
   asm.mov(r13, mem(rdi, x.argument * 8));
   asm.mov(r14, mem(rdi, w.argument * 8));
   asm.mov(r15, mem(rdi, c.argument * 8));
-  if (bias !== undefined) asm.mov(r10, mem(rdi, bias.argument * 8));
   asm.alu32("xor", rbx, rbx);
   emitDigits(asm, rsi, [...batch, chunks], (digit, i) => {
     if (i === batch.length) return asm.mov(rbx, digit);
@@ -101,7 +99,6 @@ export function emitRows(asm: X64, kernel: RowKernel): void {
   };
   shift(r14, w.along);
   shift(r15, storageBytes[c.storage]);
-  if (bias?.axis === "q") shift(r10, storageBytes[bias.storage]);
   asm.movImm(r12, chunk);
   if (chunks * chunk !== columns) {
     asm.movImm(rcx, columns - (chunks - 1) * chunk);
@@ -109,7 +106,6 @@ export function emitRows(asm: X64, kernel: RowKernel): void {
     asm.cmov("e", r12, rcx);
   }
   asm.pop(rdx);
-  if (bias !== undefined) asm.push(r10);
   let [xRow, xK] = [x.along, x.overK];
   if (!xInPlace(kernel)) {
     [xRow, xK] = [rowStrides(kernel).x, 4];
@@ -122,7 +118,6 @@ export function emitRows(asm: X64, kernel: RowKernel): void {
   }
   if (kernel.kind === "dot") emitDots(simd, kernel, xRow);
   else emitSums(simd, kernel, xRow, xK);
-  if (bias !== undefined) asm.pop(r10);
   emitResult(simd, kernel);
   asm.ret();
   simd.finish();
@@ -295,24 +290,18 @@ function reduce({ asm, lanes }: Simd, v: Vec, temp: Vec): void {
   asm.v("vaddps", 16, v, v, temp);
 }
 
-/** Sums, plus the bias at r10, to C. */
+/** Sums to C. */
 function emitResult(simd: Simd, kernel: RowKernel): void {
   const { asm, lanes, length } = simd;
-  const { rows, c, bias } = kernel;
+  const { rows, c } = kernel;
   const strides = rowStrides(kernel);
   asm.lea(rdi, mem(rdx, rowScratch(kernel).sums));
-  const biasOf = (r: number): Vec => 2 + r;
-  if (bias?.axis === "p")
-    for (let r = 0; r < rows; r++) simd.broadcast(biasOf(r), mem(r10, r * storageBytes[bias.storage]), bias.storage);
   overColumns(simd, kernel, (part) => {
-    if (bias?.axis === "q") simd.load(biasOf(0), mem(r10), bias.storage, part);
     for (let r = 0; r < rows; r++) {
       asm.v("vmovups", length, 0, mem(rdi, r * strides.sums));
-      if (bias !== undefined) asm.v("vaddps", length, 0, 0, biasOf(bias.axis === "p" ? r : 0));
       simd.store(mem(r15, r * c.row), 0, c.storage, part, 1);
     }
     asm.aluImm("add", rdi, length);
     asm.aluImm("add", r15, lanes * storageBytes[c.storage]);
-    if (bias?.axis === "q") asm.aluImm("add", r10, lanes * storageBytes[bias.storage]);
   });
 }

@@ -62,7 +62,6 @@ export interface GemmKernel {
     /** C is larger than the caches: its lines are asked for while a tile is computed. */
     readonly large: boolean;
   };
-  readonly bias?: { readonly argument: number; readonly storage: Storage; readonly axis: "p" | "q" };
 }
 
 const { rax, rcx, rdx, rbx, rsp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15 } = gp;
@@ -164,22 +163,19 @@ const slot = {
   p: 1,
   q: 2,
   c: 3,
-  bias: 4,
-  pFirst: 5,
-  pEnd: 6,
-  qFirst: 7,
-  qEnd: 8,
-  kIndex: 9,
-  kCount: 10,
-  biasOuter: 11,
-  biasTile: 12,
-  ahead: 13,
-  aheadStep: 14,
-  aheadTiles: 15,
-  cStep: 16,
-  kRest: 17,
+  pFirst: 4,
+  pEnd: 5,
+  qFirst: 6,
+  qEnd: 7,
+  kIndex: 8,
+  kCount: 9,
+  ahead: 10,
+  aheadStep: 11,
+  aheadTiles: 12,
+  cStep: 13,
+  kRest: 14,
 } as const;
-const frameBytes = 152;
+const frameBytes = 120;
 const frame = (name: keyof typeof slot, pushed = 0): Mem => mem(rsp, slot[name] * 8 + pushed);
 
 /** k steps of an iteration of the tile's loop. */
@@ -227,7 +223,7 @@ const chunksOf = ({ panels, chunk }: Side) => Math.ceil(panels.count / chunk);
 
 /** Emits the kernel. */
 export function emitGemm(asm: X64, kernel: GemmKernel): void {
-  const { p, q, c, bias, k, kBlock, batch } = kernel;
+  const { p, q, c, k, kBlock, batch } = kernel;
   const simd = new Simd(asm, kernel.isa);
   const kBlocks = Math.ceil(k / kBlock);
   const layout = gemmScratch(kernel);
@@ -251,10 +247,6 @@ export function emitGemm(asm: X64, kernel: GemmKernel): void {
   asm.mov(r8, mem(rdi, p.argument * 8));
   asm.mov(r9, mem(rdi, q.argument * 8));
   asm.mov(r10, mem(rdi, c.argument * 8));
-  if (bias !== undefined) {
-    asm.mov(rax, mem(rdi, bias.argument * 8));
-    asm.mov(frame("bias"), rax);
-  }
   asm.alu32("xor", r12, r12);
   asm.alu32("xor", r13, r13);
   emitDigits(asm, rsi, [...batch, chunksOf(inner), chunksOf(outer)], (digit, i) => {
@@ -298,10 +290,6 @@ export function emitGemm(asm: X64, kernel: GemmKernel): void {
     asm.mov(frame(name), pointer);
     emitStart(asm, rdx, index, side.panels, name === "p" ? c.p : c.q);
     asm.alu("add", r10, rdx);
-    if (bias?.axis === name) {
-      emitStart(asm, rdx, index, side.panels, storageBytes[bias.storage]);
-      asm.alu("add", frame("bias"), rdx);
-    }
   }
   asm.mov(frame("c"), r10);
   asm.mov(rdx, frame("scratch"));
@@ -347,10 +335,6 @@ export function emitGemm(asm: X64, kernel: GemmKernel): void {
   asm.mov(r12, frame(`${names.outer}First`));
   asm.mov(rsi, frame(names.outer));
   asm.mov(r14, frame("c"));
-  if (bias !== undefined) {
-    asm.mov(rax, frame("bias"));
-    asm.mov(frame("biasOuter"), rax);
-  }
   const outerLoop = asm.here();
   if (outer.access === "local") {
     asm.mov(r8, rsi);
@@ -361,10 +345,6 @@ export function emitGemm(asm: X64, kernel: GemmKernel): void {
   if (inner.access === "local") asm.lea(rdi, mem(rdx, layout.inner));
   else asm.mov(rdi, frame(names.inner));
   asm.mov(r15, r14);
-  if (bias !== undefined) {
-    asm.mov(rax, frame("biasOuter"));
-    asm.mov(frame("biasTile"), rax);
-  }
   const ahead = aheadOf(kernel);
   if (ahead !== undefined) {
     const next = new Label();
@@ -411,17 +391,11 @@ export function emitGemm(asm: X64, kernel: GemmKernel): void {
   if (kBlocks > 1) asm.aluImm("add", rbx, tileBytes(kernel));
   advance(inner, r13, inner.access === "direct" ? rdi : undefined, r15, cStep.inner);
   if (inner.access !== "direct") asm.aluImm("add", rdi, inner.packed.panelBytes);
-  if (bias?.axis === names.inner) {
-    bySize(asm, inner.panels, r13, (size) => asm.aluImm("add", frame("biasTile"), size * storageBytes[bias.storage]));
-  }
   asm.aluImm("add", r13, 1);
   asm.alu("cmp", r13, frame(`${names.inner}End`));
   asm.jcc("b", innerLoop);
   advance(outer, r12, rsi, r14, cStep.outer);
   if (outer.access === "shared") asm.aluImm("add", rsi, outer.packed.panelBytes);
-  if (bias?.axis === names.outer) {
-    bySize(asm, outer.panels, r12, (size) => asm.aluImm("add", frame("biasOuter"), size * storageBytes[bias.storage]));
-  }
   asm.aluImm("add", r12, 1);
   asm.alu("cmp", r12, frame(`${names.outer}End`));
   asm.jcc("b", outerLoop);
@@ -450,7 +424,7 @@ export function emitGemm(asm: X64, kernel: GemmKernel): void {
 /** A tile: r8 = P, r9 = Q, r10 = C, rbx = partial sums, rcx = count of k, rdx = scratch. r11 = what to prefetch. Clobbers rax, rcx, r8, r9 and vectors; moves r11. */
 function emitTile(simd: Simd, kernel: GemmKernel, rows: number, columns: number): void {
   const { asm, lanes, length } = simd;
-  const { p, q, c, bias, k, kBlock } = kernel;
+  const { p, q, c, k, kBlock } = kernel;
   const many = kBlock < k;
   const pushed = 8;
   const vectors = Math.ceil(columns / lanes);
@@ -560,21 +534,6 @@ function emitTile(simd: Simd, kernel: GemmKernel, rows: number, columns: number)
     for (let i = 0; i < accumulators; i++) asm.store("vmovups", length, mem(rbx, i * length), i);
     asm.ret();
     asm.bind(last);
-  }
-  if (bias !== undefined) {
-    asm.mov(rax, frame("biasTile", pushed));
-    const bytes = storageBytes[bias.storage];
-    if (bias.axis === "q") {
-      for (let v = 0; v < vectors; v++) {
-        simd.load(qVector(v), mem(rax, v * lanes * bytes), bias.storage, partOf(v));
-        for (let i = 0; i < rows; i++) asm.v("vaddps", length, acc(i, v), acc(i, v), qVector(v));
-      }
-    } else {
-      for (let i = 0; i < rows; i++) {
-        simd.broadcast(qVector(0), mem(rax, i * bytes), bias.storage);
-        for (let v = 0; v < vectors; v++) asm.v("vaddps", length, acc(i, v), acc(i, v), qVector(0));
-      }
-    }
   }
   const unit = storageBytes[c.storage];
   if (!isTransposed(kernel)) {

@@ -27,7 +27,7 @@ export interface Matrix {
   readonly batch: readonly number[];
 }
 
-/** C[...batch, m, n] = A[...batch, m, k] · B[...batch, k, n] (+ bias[n]), summed in fp32. */
+/** C[...batch, m, n] = A[...batch, m, k] · B[...batch, k, n], summed in fp32. */
 export interface GemmSpec {
   readonly m: number;
   readonly n: number;
@@ -42,11 +42,9 @@ export interface GemmSpec {
   readonly bConstant?: boolean;
   /** Whether C's memory is not in cache; by its size unless stated. */
   readonly coldResult?: boolean;
-  /** A vector of n contiguous elements that is added to every row. */
-  readonly bias?: Storage;
 }
 
-export type GemmArgument = "a" | "b" | "c" | "bias" | { readonly temp: number };
+export type GemmArgument = "a" | "b" | "c" | { readonly temp: number };
 
 /** A temporary that holds a packed constant. */
 export interface Kept {
@@ -100,7 +98,6 @@ interface Oriented {
   readonly pMatrix: OrientedMatrix;
   readonly qMatrix: OrientedMatrix;
   readonly c: { readonly p: number; readonly q: number };
-  readonly biasAxis: "p" | "q";
 }
 interface OrientedMatrix {
   readonly name: "a" | "b";
@@ -193,8 +190,8 @@ function orientations(spec: GemmSpec): readonly [Oriented, Oriented] {
     constant: spec.bConstant === true,
   };
   return [
-    { p: m, q: n, pMatrix: aMatrix, qMatrix: bMatrix, c: { p: c.row, q: c.column }, biasAxis: "q" },
-    { p: n, q: m, pMatrix: bMatrix, qMatrix: aMatrix, c: { p: c.column, q: c.row }, biasAxis: "p" },
+    { p: m, q: n, pMatrix: aMatrix, qMatrix: bMatrix, c: { p: c.row, q: c.column } },
+    { p: n, q: m, pMatrix: bMatrix, qMatrix: aMatrix, c: { p: c.column, q: c.row } },
   ];
 }
 
@@ -303,9 +300,6 @@ function planRows(spec: GemmSpec, o: Oriented, isa: Isa, { lanes }: Geometry, th
       row: o.c.p * cBytes,
       batch: c.batch.map((stride) => stride * cBytes),
     },
-    ...(spec.bias !== undefined && {
-      bias: { argument: args.push("bias") - 1, storage: spec.bias, axis: o.biasAxis },
-    }),
   };
   const flops = 2 * spec.m * spec.n * k * batches;
   const bytes = operandBytes(spec);
@@ -458,9 +452,6 @@ function planTiles(spec: GemmSpec, o: Oriented, isa: Isa, geometry: Geometry, th
       batch: spec.c.batch.map((stride) => stride * cBytes),
       large: spec.coldResult ?? spec.m * spec.n * batches * cBytes >= largeBytes,
     },
-    ...(spec.bias !== undefined && {
-      bias: { argument: args.push("bias") - 1, storage: spec.bias, axis: o.biasAxis },
-    }),
   };
   const scratchBytes = gemmScratch(kernel).bytes;
   const bytes = operandBytes(spec);
