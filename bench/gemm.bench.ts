@@ -1,11 +1,13 @@
 // Speed of matrix products on all threads: the products of GPT training and decoding, attention heads, small networks; against OpenBLAS where it is.
-// Run with `npx tsx bench/gemm.bench.ts [--json] [--isa avx2] [--rounds N] [--threads N [--cpu]] [NAME…]`; ANEKIT_OPENBLAS names the library (libopenblas.so.0 or the one in
+// Run with `npx tsx bench/gemm.bench.ts [--json] [--isa avx2] [--rounds N] [--threads N [--cpu]] [--cold] [NAME…]`; ANEKIT_OPENBLAS names the library (libopenblas.so.0 or the one in
 // pip's numpy or scipy-openblas32). Medians of interleaved runs, packing included; share is of the peak rate of FMA measured in the same rounds.
+// --cold: as in a training step, three products of one A at a time, with B and C that were not used for a while.
 
 import { existsSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { parseArgs } from "node:util";
 import koffi from "koffi";
+import { dispatchCode } from "../src/engines/cpu/dispatch.ts";
 import { Job, type Step } from "../src/engines/cpu/driver/job.ts";
 import { Team } from "../src/engines/cpu/driver/team.ts";
 import { gp, X64 } from "../src/engines/cpu/isa/x64.ts";
@@ -47,6 +49,10 @@ const training = [
 ];
 const cases: Case[] = [
   ...training,
+  ...layer("0.9M", 128, 128, 128),
+  ...layer("0.9M", 128, 128, 352),
+  ...layer("0.9M", 128, 352, 128),
+  ...layer("0.9M", 128, 128, 256),
   ...training.map((row) => ({ ...row, name: `fp16 ${row.name}`, dtype: "fp16" as const })),
   ...[1, 4, 8].flatMap((m) =>
     (["fp32", "fp16"] as const).flatMap((dtype) => [
@@ -60,6 +66,9 @@ const cases: Case[] = [
   { name: "heads q·kᵀ 12×256×64×256", m: 256, n: 256, k: 64, form: "NT", batch: 12 },
   { name: "heads p·v 12×256×256×64", m: 256, n: 64, k: 256, form: "NN", batch: 12 },
   { name: "heads pᵀ·do 12×256×256×64", m: 256, n: 64, k: 256, form: "TN", batch: 12 },
+  { name: "heads 4×128×32×128", m: 128, n: 128, k: 32, form: "NT", batch: 4 },
+  { name: "heads 4×128×128×32", m: 128, n: 32, k: 128, form: "NN", batch: 4 },
+  { name: "heads TN 4×128×128×32", m: 128, n: 32, k: 128, form: "TN", batch: 4 },
   { name: "heads 12×128×32×128", m: 128, n: 128, k: 32, form: "NT", batch: 12 },
   { name: "heads 12×128×128×32", m: 128, n: 32, k: 128, form: "NN", batch: 12 },
   { name: "mlp 128×784×256", m: 128, n: 256, k: 784, form: "NN" },
@@ -80,6 +89,7 @@ const { values: options, positionals } = parseArgs({
     rounds: { type: "string", default: "15" },
     threads: { type: "string" },
     cpu: { type: "boolean" },
+    cold: { type: "boolean", default: false },
   },
   allowPositionals: true,
 });
@@ -188,9 +198,28 @@ function compileJob(
   return { setup: compile(plan.setup), steps: compile(plan.steps), temps };
 }
 
+/** One step of several that may run at once, as the engine makes them; its table goes to `tables`. */
+function together(steps: readonly Step[], tables: NativeMemory[]): Step {
+  if (steps.length === 1) return steps[0]!;
+  const memory = system.allocate(8 * steps.reduce((sum, { args }) => sum + 3 + (args as number[]).length, 0));
+  const words = new BigInt64Array(memory.bytes.buffer);
+  let at = 3 * steps.length;
+  let tasks = 0;
+  for (const [i, step] of steps.entries()) {
+    tasks += step.tasks;
+    const args = step.args as readonly number[];
+    words.set([tasks, step.kernel, memory.address + 8 * at].map(BigInt), 3 * i);
+    words.set(args.map(BigInt), at);
+    at += args.length;
+  }
+  tables.push(memory);
+  return { kernel: dispatch, args: memory.address, tasks };
+}
+
 const median = (list: readonly number[]) => list.toSorted((x, y) => x - y)[list.length >> 1]!;
 
 const system = await openSystem();
+const dispatch = system.code(dispatchCode()).address;
 using team = new Team(system, { threads });
 const sgemm = openBlas();
 const peakAsm = new X64();
@@ -225,30 +254,43 @@ for (const test of cases) {
   const { m, n, k, batch = 1, dtype = "fp32" } = test;
   const plan = planGemm(specOf(test), isa, threads);
   team.reserveScratch(plan.scratchBytes);
-  // Decoding reads other weights every time: as many copies as exceed the caches.
-  const copies = m <= 8 ? Math.max(1, Math.ceil(5e8 / (k * n * sizeOf[dtype]))) : 1;
-  const a = system.allocate(batch * m * k * sizeOf[dtype]);
-  const bs = Array.from({ length: copies }, () => system.allocate(batch * k * n * sizeOf[dtype]));
-  const c = system.allocate(batch * m * n * 4);
+  const elements = { a: batch * m * k, b: batch * k * n, c: batch * m * n };
+  // Decoding reads other weights every time: as many copies as exceed the caches. Cold operands are in the last-level cache.
+  const coldCopies = options.cold ? Math.ceil(16e6 / ((elements.b + elements.c) * 4)) : 1;
+  const copies = m <= 8 ? Math.max(1, Math.ceil(5e8 / (k * n * sizeOf[dtype]))) : coldCopies;
+  const a = system.allocate(elements.a * sizeOf[dtype]);
+  const bs = Array.from({ length: copies }, () => system.allocate(elements.b * sizeOf[dtype]));
+  const cs = Array.from({ length: options.cold ? copies : 1 }, () => system.allocate(elements.c * 4));
   random(a, dtype);
   random(bs[0]!, dtype);
   for (const b of bs.slice(1)) b.bytes.set(bs[0]!.bytes);
-  const jobs = bs.map((b) => {
-    const operands = { a: a.address, b: b.address, c: c.address };
-    const compiled = compileJob(system, plan, operands);
-    if (compiled.setup.length > 0) team.runSync(new Job(system, compiled.setup));
-    return { ...compiled, job: new Job(system, compiled.steps) };
+  const compiled = bs.map((b, i) => {
+    const result = compileJob(system, plan, { a: a.address, b: b.address, c: cs[i % cs.length]!.address });
+    if (result.setup.length > 0) team.runSync(new Job(system, result.setup));
+    return result;
   });
+  const batchSize = options.cold ? 3 : 1;
+  const tables: NativeMemory[] = [];
+  const steps: Step[] = [];
+  for (let i = 0; i < copies; i += batchSize)
+    for (const [s] of plan.steps.entries())
+      steps.push(
+        together(
+          compiled.slice(i, i + batchSize).map((each) => each.steps[s]!),
+          tables,
+        ),
+      );
+  const jobs = options.cold ? [new Job(system, steps)] : compiled.map((each) => new Job(system, each.steps));
   const flops = plan.flops;
   const repeats = Math.max(1, Math.min(200, Math.round(4e8 / (flops * copies))));
   const ours: number[] = [];
   const theirs: number[] = [];
   const peak: number[] = [];
   for (let round = -2; round < rounds; round++) {
-    team.runSync(jobs.at(-1)!.job); // wakes our threads
+    team.runSync(jobs.at(-1)!); // wakes our threads
     const mine =
       time(() => {
-        for (let r = 0; r < repeats; r++) for (const { job } of jobs) team.runSync(job);
+        for (let r = 0; r < repeats; r++) for (const job of jobs) team.runSync(job);
       }) /
       (repeats * copies);
     const blas =
@@ -256,7 +298,8 @@ for (const test of cases) {
         ? Number.NaN
         : time(() => {
             for (let r = 0; r < repeats; r++)
-              for (const b of bs) for (let i = 0; i < batch; i++) sgemm(a, b, c, test, i);
+              for (const [j, b] of bs.entries())
+                for (let i = 0; i < batch; i++) sgemm(a, b, cs[j % cs.length]!, test, i);
           }) /
           (repeats * copies);
     await new Promise((resolve) => setTimeout(resolve, 2)); // the peer's threads fall asleep
@@ -288,9 +331,6 @@ for (const test of cases) {
       `${row.name.padEnd(34)} ${ms.toFixed(3).padStart(7)} ${(100 * spread).toFixed(0).padStart(3)} ${gflops.toFixed(0).padStart(8)} ${row.share.toFixed(2).padStart(6)} ${row.gigabytes.toFixed(1).padStart(6)} ${row.peer.toFixed(3).padStart(10)} ${row.ratio.toFixed(2).padStart(6)}   ${row.bestShare.toFixed(2).padStart(11)} ${row.bestRatio.toFixed(2).padStart(5)}  ${plan.steps.map((s) => s.tasks).join("+")}  ${plan.scratchBytes >> 10}K`,
     );
   }
-  for (const { job, temps } of jobs) {
-    job.dispose();
-    for (const memory of temps) memory.dispose();
-  }
-  for (const memory of [a, c, ...bs]) memory.dispose();
+  for (const job of jobs) job.dispose();
+  for (const memory of [a, ...bs, ...cs, ...tables, ...compiled.flatMap(({ temps }) => temps)]) memory.dispose();
 }
