@@ -82,6 +82,8 @@ const geometries = {
 
 /** Bytes of the operand that stays in the second-level cache while the other streams by. */
 const residentBytes = 1 << 20;
+/** Rows that lie so far apart fall into the same sets of the caches. */
+const pageBytes = 4096;
 /** Bytes of a task's partial sums. */
 const partialBytes = 1 << 19;
 /** A result that does not stay in the second-level caches. */
@@ -219,10 +221,16 @@ function tileOf({ q, c }: Oriented, { lanes, registers, rows, vectors }: Geometr
   return { rows: c.q === 1 ? most : Math.min(most, lanes), vectors: narrow };
 }
 
-/** Whether P can be read where it is: its rows are contiguous and do not fall into the same few sets of the first-level cache. */
-function readsInPlace({ storage, along, overK }: OrientedMatrix, extent: number, rows: number): boolean {
-  if (storage !== "fp32") return false;
-  if (overK !== 1) return false;
+/** Whether an operand can be read where it is, over all of k, without harm: it is contiguous along the panel and stays in the second-level cache. */
+function readsAlong({ storage, along, overK }: OrientedMatrix, k: number): boolean {
+  return storage === "fp32" && along === 1 && k * overK * 4 <= residentBytes && (overK * 4) % pageBytes !== 0;
+}
+
+/** Whether P can be: so, or its rows are contiguous and do not fall into the same few sets of the first-level cache. */
+function readsInPlace(matrix: OrientedMatrix, extent: number, rows: number, k: number): boolean {
+  const { storage, along, overK } = matrix;
+  if (readsAlong(matrix, k)) return true;
+  if (storage !== "fp32" || overK !== 1) return false;
   const lines = (along * 4) / 64;
   const sets = Number.isInteger(lines) ? 64 / gcd(64, lines % 64) : 64;
   return Math.min(rows, extent) / sets <= 4;
@@ -243,9 +251,10 @@ function cost({ k }: GemmSpec, o: Oriented, geometry: Geometry): number {
   const compute = Math.max(o.p * perRow, (4 * rows.count) / tile.vectors) * vectors * k;
   const packing = (matrix: OrientedMatrix, extent: number) =>
     matrix.constant ? 0 : extent * k * (matrix.along === 1 ? 0.12 : matrix.overK === 1 ? 0.35 : 2);
-  const pPacking = readsInPlace(o.pMatrix, o.p, tile.rows) ? 0 : packing(o.pMatrix, o.p);
+  const pPacking = readsInPlace(o.pMatrix, o.p, tile.rows, k) ? 0 : packing(o.pMatrix, o.p);
+  const qPacking = readsAlong(o.qMatrix, k) ? 0 : packing(o.qMatrix, o.q);
   const stores = o.p * o.q * (o.c.q === 1 ? 0.15 : 0.5);
-  return compute + pPacking + packing(o.qMatrix, o.q) + stores;
+  return compute + pPacking + qPacking + stores;
 }
 
 /**
@@ -324,7 +333,8 @@ function planTiles(spec: GemmSpec, o: Oriented, isa: Isa, geometry: Geometry, th
   const tile = tileOf(o, geometry);
   const columns = tile.vectors * lanes;
   const panels = { p: pPanels(o.p, tile.rows), q: qPanels(o.q, columns) };
-  const outer = o.q <= o.p ? "p" : "q";
+  // Q's panels stream by: they are packed, if at all, by the only task that needs them. If P is too large to stay in cache, the larger one does.
+  const outer = o.p * k * 4 <= residentBytes || o.q > o.p ? "q" : "p";
   const inner = outer === "p" ? "q" : "p";
 
   // Blocks of k: the resident operand's chunk fits the cache, a streamed panel stays near.
@@ -362,7 +372,8 @@ function planTiles(spec: GemmSpec, o: Oriented, isa: Isa, geometry: Geometry, th
   const access = (side: "p" | "q"): Side["access"] => {
     const matrix = side === "p" ? o.pMatrix : o.qMatrix;
     const reuse = side === "p" ? panels.q.count : panels.p.count;
-    if (side === "p" && readsInPlace(matrix, o.p, tile.rows)) return "direct";
+    if (side === "p" && readsInPlace(matrix, o.p, tile.rows, k)) return "direct";
+    if (side === "q" && readsAlong(matrix, k)) return "direct";
     if (side === "p" && matrix.storage === "fp32" && reuse === 1) return "direct";
     if (side === "q" && matrix.along === 1 && reuse <= 2 && !matrix.constant) return "direct";
     if (matrix.constant) return "shared";
