@@ -351,6 +351,11 @@ function planTiles(spec: GemmSpec, o: Oriented, isa: Isa, geometry: Geometry, th
   const fits = Math.max(1, Math.floor(residentBytes / (kBlock * panelSize[inner] * 4)));
   let innerChunks = Math.ceil(panels[inner].count / fits);
   const few = Math.min(mostTasks, threads);
+  // Where nothing is packed, tasks share P out rather than Q: P is read at once, and other cores may have just written it; Q is asked for in time.
+  if (outer === "q" && readsAlong(o.qMatrix, k) && readsInPlace(o.pMatrix, o.p, tile.rows, k)) {
+    const rowChunks = Math.min(Math.ceil(few / batches), Math.floor(panels.p.count / 4));
+    innerChunks = Math.max(innerChunks, rowChunks);
+  }
   if (batches * innerChunks * panels[outer].count < few)
     innerChunks = Math.min(panels[inner].count, Math.ceil(few / (batches * panels[outer].count)));
   const innerChunk = Math.ceil(panels[inner].count / innerChunks);
