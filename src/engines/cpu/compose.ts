@@ -261,7 +261,6 @@ export function planChain(input: ChainInput, isa: Isa, threads: number): Compose
           b: matrixOf(b),
           c: inScratch ? held : matrixOf(c),
           bConstant: shared && b.row === 1,
-          coldResult: !inScratch,
         },
         {
           a: composer.matrix(a, [row, 0]),

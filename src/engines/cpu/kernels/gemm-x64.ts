@@ -59,8 +59,6 @@ export interface GemmKernel {
     readonly p: number;
     readonly q: number;
     readonly batch: readonly number[];
-    /** C is larger than the caches: its lines are asked for while a tile is computed. */
-    readonly large: boolean;
   };
 }
 
@@ -471,31 +469,30 @@ function emitTile(simd: Simd, kernel: GemmKernel, rows: number, columns: number)
     addImm(asm, r9, count * qK, rax);
   };
   const ahead = aheadOf(kernel);
-  const wanted = c.large ? linesOfTile(kernel, rows, columns) : undefined;
+  // Lines of C are asked for while the tile is computed: they rarely are in this core's caches.
+  const wanted = linesOfTile(kernel, rows, columns);
   const again = new Label();
   const single = new Label();
   const done = new Label();
-  if (wanted !== undefined) {
-    const none = new Label();
-    asm.movMemImm(frame("kRest", pushed), 0);
-    asm.movMemImm(frame("cStep", pushed), 0);
-    asm.mov(rax, rdx);
-    if (many) {
-      asm.aluImm("cmp", frame("kIndex", pushed), Math.ceil(k / kBlock) - 1);
-      asm.jcc("ne", none);
-    }
-    asm.mov(rax, r10);
-    asm.movMemImm(frame("cStep", pushed), wanted.step);
-    // The first iterations do it, the rest goes on without.
-    asm.aluImm("sub", rcx, wanted.count * unroll);
-    const short = new Label();
-    asm.jcc("be", short);
-    asm.mov(frame("kRest", pushed), rcx);
-    asm.alu32("xor", rcx, rcx);
-    asm.bind(short);
-    asm.aluImm("add", rcx, wanted.count * unroll);
-    asm.bind(none);
+  const none = new Label();
+  asm.movMemImm(frame("kRest", pushed), 0);
+  asm.movMemImm(frame("cStep", pushed), 0);
+  asm.mov(rax, rdx);
+  if (many) {
+    asm.aluImm("cmp", frame("kIndex", pushed), Math.ceil(k / kBlock) - 1);
+    asm.jcc("ne", none);
   }
+  asm.mov(rax, r10);
+  asm.movMemImm(frame("cStep", pushed), wanted.step);
+  // The first iterations do it, the rest goes on without.
+  asm.aluImm("sub", rcx, wanted.count * unroll);
+  const short = new Label();
+  asm.jcc("be", short);
+  asm.mov(frame("kRest", pushed), rcx);
+  asm.alu32("xor", rcx, rcx);
+  asm.bind(short);
+  asm.aluImm("add", rcx, wanted.count * unroll);
+  asm.bind(none);
   asm.bind(again);
   asm.aluImm("sub", rcx, unroll);
   asm.jcc("l", single);
@@ -506,21 +503,17 @@ function emitTile(simd: Simd, kernel: GemmKernel, rows: number, columns: number)
     for (const offset of ahead.offsets) asm.prefetch("t1", mem(r11, offset));
     asm.alu("add", r11, frame("aheadStep", pushed));
   }
-  if (wanted !== undefined) {
-    for (const offset of wanted.offsets) prefetchToWrite(asm, offset);
-    asm.alu("add", rax, frame("cStep", pushed));
-  }
+  for (const offset of wanted.offsets) asm.prefetch("w", mem(rax, offset));
+  asm.alu("add", rax, frame("cStep", pushed));
   asm.aluImm("sub", rcx, unroll);
   asm.jcc("ge", top);
-  if (wanted !== undefined) {
-    asm.aluImm("cmp", frame("kRest", pushed), 0);
-    asm.jcc("e", single);
-    asm.mov(rcx, frame("kRest", pushed));
-    asm.movMemImm(frame("kRest", pushed), 0);
-    asm.movMemImm(frame("cStep", pushed), 0);
-    asm.mov(rax, rdx);
-    asm.jmp(again);
-  }
+  asm.aluImm("cmp", frame("kRest", pushed), 0);
+  asm.jcc("e", single);
+  asm.mov(rcx, frame("kRest", pushed));
+  asm.movMemImm(frame("kRest", pushed), 0);
+  asm.movMemImm(frame("cStep", pushed), 0);
+  asm.mov(rax, rdx);
+  asm.jmp(again);
   asm.bind(single);
   asm.aluImm("add", rcx, unroll);
   asm.jcc("e", done);
@@ -569,12 +562,6 @@ function linesOfTile(kernel: GemmKernel, rows: number, columns: number) {
   const lines = Math.ceil(bytes / 64);
   const offsets = Array.from({ length: lines }, (_, i) => i * 64);
   return { count: rows, step: c.p, offsets: aligned ? offsets : [...offsets, bytes - 1] };
-}
-
-/** prefetchw [rax + offset] */
-function prefetchToWrite(asm: X64, offset: number): void {
-  asm.byte(0x0f, 0x0d, 0x88);
-  asm.dword(offset);
 }
 
 /** A step that packs all panels of an operand, for every block of k: [batch][block of k][panel]. One task packs one panel. */

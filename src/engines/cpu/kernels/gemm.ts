@@ -40,8 +40,6 @@ export interface GemmSpec {
   /** The operand never changes: packed by `setup`, once. */
   readonly aConstant?: boolean;
   readonly bConstant?: boolean;
-  /** Whether C's memory is not in cache; by its size unless stated. */
-  readonly coldResult?: boolean;
 }
 
 export type GemmArgument = "a" | "b" | "c" | { readonly temp: number };
@@ -86,8 +84,6 @@ const residentBytes = 1 << 20;
 const pageBytes = 4096;
 /** Bytes of a task's partial sums. */
 const partialBytes = 1 << 19;
-/** A result that does not stay in the second-level caches. */
-const largeBytes = 1 << 19;
 /** A packed operand that does not stay in cache until it is used. */
 const largeCopy = 1 << 22;
 /** Work of a task below which starting it shows. */
@@ -466,7 +462,6 @@ function planTiles(spec: GemmSpec, o: Oriented, isa: Isa, geometry: Geometry, th
       p: o.c.p * cBytes,
       q: o.c.q * cBytes,
       batch: spec.c.batch.map((stride) => stride * cBytes),
-      large: spec.coldResult ?? spec.m * spec.n * batches * cBytes >= largeBytes,
     },
   };
   const scratchBytes = gemmScratch(kernel).bytes;
