@@ -1,8 +1,9 @@
-// `npm run bench [NAME…] [--json]`: installs the peers once, runs `anekit bench`, then bench/*.bench.ts; or only what is named of either.
+// `npm run bench -- [NAME…] [options]`: installs the peers once, runs `anekit bench`, then bench/*.bench.ts; or only what is named of either.
 
 import { spawnSync } from "node:child_process";
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { type ParseArgsConfig, parseArgs } from "node:util";
 import { root } from "./steps.ts";
 
 const cache = join(root, "node_modules/.cache/anekit-bench");
@@ -12,11 +13,44 @@ const python = join(venv, windows ? "Scripts/python.exe" : "bin/python");
 const requirements = join(root, "bench/peers/requirements.txt");
 const torch = "torch==2.15.0";
 
-const args = process.argv.slice(2);
-const names = args.filter((arg) => !arg.startsWith("-"));
-const options = args.filter((arg) => arg.startsWith("-"));
-const files = readdirSync(join(root, "bench")).filter((file) => file.endsWith(".bench.ts"));
-const named = (file: string) => names.includes(file.replace(".bench.ts", ""));
+const files = readdirSync(join(root, "bench"))
+  .filter((file) => file.endsWith(".bench.ts"))
+  .sort();
+const titleOf = (file: string) => file.replace(".bench.ts", "");
+const usage = `npm run bench -- [NAME…] [options]
+
+Measures beside PyTorch, ONNX Runtime and OpenBLAS, which it installs into node_modules/.cache/anekit-bench the first time.
+NAME is one of ${files.map(titleOf).join(", ")} (bench/NAME.bench.ts) or a comparison of "anekit bench"; without a name it runs all of both.
+
+  --rounds COUNT   rounds of each measurement (graph makes five)
+  --json           print one JSON object per line
+  --engine NAME    "anekit bench" only: what runs ours
+  --tiny           "anekit bench" only: shapes that take no time
+  --help           print this
+`;
+
+const sharedOptions = { rounds: { type: "string" }, json: { type: "boolean" } } as const;
+const comparedOptions = { ...sharedOptions, engine: { type: "string" }, tiny: { type: "boolean" } } as const;
+
+/** Exits where the command line is wrong or asks for help. */
+function parseCommandLine() {
+  try {
+    const options = { ...comparedOptions, help: { type: "boolean", short: "h" } } as const;
+    const parsed = parseArgs({ options, allowPositionals: true });
+    if (parsed.values.help !== true) return parsed;
+    process.stdout.write(usage);
+    process.exit(0);
+  } catch (error) {
+    process.stderr.write(`bench: ${error instanceof Error ? error.message : String(error)}\n\n${usage}`);
+    process.exit(2);
+  }
+}
+const { values, positionals: names } = parseCommandLine();
+/** Arguments that give on the options that whoever is called knows. */
+const given = (known: NonNullable<ParseArgsConfig["options"]>) =>
+  Object.entries(values)
+    .filter(([name]) => name in known)
+    .map(([name, value]) => (value === true ? `--${name}` : `--${name}=${value}`));
 const compared = names.filter((name) => !files.includes(`${name}.bench.ts`));
 
 /** Runs a command; its output goes where ours goes. */
@@ -68,10 +102,10 @@ function installPeers(): boolean {
 if (names.length === 0 || compared.length > 0) {
   if (process.env.ANEKIT_BENCH_PYTHON === undefined) installPeers();
   const runs = compared.length === 0 ? [[]] : compared.map((name) => [name]);
-  for (const name of runs) node(["src/cli/main.ts", "bench", ...name, ...options]);
+  for (const name of runs) node(["src/cli/main.ts", "bench", ...name, ...given(comparedOptions)]);
 }
-for (const file of files.sort()) {
-  if (names.length > 0 && !named(file)) continue;
+for (const file of files) {
+  if (names.length > 0 && !names.includes(titleOf(file))) continue;
   process.stderr.write(`bench/${file}\n`);
-  node([join("bench", file), ...options]);
+  node([join("bench", file), ...given(sharedOptions)]);
 }
