@@ -1,5 +1,13 @@
 import { expect, test } from "vitest";
-import { float16Bits, float16Value, packFloat16, roundFloat16, roundFloat16InPlace, unpackFloat16 } from "./float16.ts";
+import {
+  argMaxFloat16,
+  float16Bits,
+  float16Value,
+  packFloat16,
+  roundFloat16,
+  roundFloat16InPlace,
+  unpackFloat16,
+} from "./float16.ts";
 import { RandomStream } from "./random.ts";
 
 /** fp16 by the definition: the nearest multiple of the spacing at x, ties to even; nothing shared with the bit tricks. */
@@ -71,4 +79,19 @@ test("packing and unpacking are inverse on fp16 values", () => {
   const same = values.slice();
   roundFloat16InPlace(same);
   expect(same).toEqual(values);
+});
+
+test("the largest is the first of equals, zeros are equal, NaN is passed over", () => {
+  const argMax = (...values: number[]) => argMaxFloat16(Uint16Array.from(values, float16Bits));
+  expect(argMax(-3, -1, -2, -1)).toBe(1);
+  expect(argMax(-1, -0, 0)).toBe(1);
+  expect(argMax(Number.NaN, -1e9, 5)).toBe(2);
+  expect(argMax(Number.NEGATIVE_INFINITY, Number.NaN, Number.NEGATIVE_INFINITY)).toBe(0);
+  expect(argMax(1, Number.POSITIVE_INFINITY, 65504)).toBe(1);
+  expect(argMaxFloat16(Uint16Array.of(0xfe00, 0xfc00, 0x7e00, 0x8001))).toBe(3); // NaN of both signs
+  const random = new RandomStream(2, "float16");
+  for (let round = 0; round < 200; round++) {
+    const values = Array.from({ length: 40 }, () => roundFloat16(4 * random.normal()));
+    expect(argMax(...values)).toBe(values.indexOf(Math.max(...values)));
+  }
 });

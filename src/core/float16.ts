@@ -76,6 +76,22 @@ export function unpackFloat16(bits: Uint16Array, values: Float32Array): void {
   for (let i = 0; i < bits.length; i++) values[i] = table[bits[i]!]!;
 }
 
+/** Where the largest value of fp16 `bits` is, the first of equals; NaN is passed over. */
+export function argMaxFloat16(bits: Uint16Array): number {
+  let best = 0;
+  let top = -0x7c01;
+  for (let i = 0; i < bits.length; i++) {
+    const word = bits[i]!;
+    // Magnitude and sign as an integer, which has the order of the values; both zeros are 0.
+    const sign = -(word >>> 15);
+    const key = ((word & 0x7fff) ^ sign) - sign;
+    if (key <= top || key > 0x7c00) continue;
+    top = key;
+    best = i;
+  }
+  return best;
+}
+
 /** Rounds every value to fp16 in place. */
 export function roundFloat16InPlace(values: Float32Array): void {
   const bits = new Uint32Array(values.buffer, values.byteOffset, values.length);

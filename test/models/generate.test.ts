@@ -289,6 +289,35 @@ describe("sample", () => {
     for (const random of [0, 0.5, 1 - 2 ** -53]) expect(sample([1, 5, 5, 2], random, { temperature: 0 })).toBe(1);
   });
 
+  test.each([
+    {},
+    { topK: 5 },
+    { topK: 64 },
+    { topK: 65 },
+    { topK: 1000 },
+    { topP: 0.3 },
+    { topP: 0.99 },
+    { topK: 100, topP: 0.5 },
+  ])("draws with %o as from all tokens sorted by logit, then by number", (options) => {
+    const stream = new RandomStream(3, "sample");
+    const some = Float32Array.from({ length: 300 }, () => Math.round(8 * stream.normal()) / 8 || -0); // many are equal
+    const { topK, topP }: SamplingOptions = options;
+    const ordered = topK !== undefined || topP !== undefined;
+    const tokens = Array.from(some.keys());
+    const kept = ordered ? tokens.sort((a, b) => some[b]! - some[a]! || a - b).slice(0, topK) : tokens;
+    const weights = kept.map((token) => Math.exp(some[token]!));
+    const sum = (list: readonly number[]) => list.reduce((a, b) => a + b, 0);
+    let count = kept.length;
+    if (topP !== undefined) for (count = 1; sum(weights.slice(0, count)) < topP * sum(weights); count++);
+    for (let i = 0; i < 200; i++) {
+      const random = (i + 0.5) / 200;
+      const mass = random * sum(weights.slice(0, count));
+      let place = 0;
+      while (sum(weights.slice(0, place + 1)) <= mass) place++;
+      expect(sample(some, random, options)).toBe(kept[place]);
+    }
+  });
+
   test("never draws what is impossible, at either end of the random numbers", () => {
     for (const random of [0, 1 - 2 ** -53]) {
       expect(sample([Number.NEGATIVE_INFINITY, 0, Number.NEGATIVE_INFINITY], random, {})).toBe(1);
