@@ -154,10 +154,16 @@ function peerPython(): string {
   return path;
 }
 
+/**
+ * OpenBLAS's threads go on spinning for 2^28 ticks after a call (some 100 ms), on the cores of whoever is next in turn; 2^20 bridge the gap between
+ * two of its own calls. libgomp's, under PyTorch, sleep within the pause.
+ */
+const shortSpin = { OPENBLAS_THREAD_TIMEOUT: "20" };
+
 /** @throws {Missing} where the library or the script is not installed. */
 export function startPeer({ script, config }: PeerSpec, { threads, signal }: Setting): Promise<Measured> {
   const path = repositoryFile(`bench/peers/${script}.py`);
-  const env = { ...threadVariables(threads), PYTHONDONTWRITEBYTECODE: "1" };
+  const env = { ...threadVariables(threads), ...shortSpin, PYTHONDONTWRITEBYTECODE: "1" };
   return Measured.start(peerPython(), [path, JSON.stringify(config)], env, signal);
 }
 
