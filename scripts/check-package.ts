@@ -176,6 +176,12 @@ const steps: Record<string, Step> = {
     command("npx", ["--no-install", "anekit", "demo", "--steps", "2"], { cwd: user });
     return "two steps";
   },
+  "machine's limits"() {
+    assertCommand();
+    if (process.arch !== "x64") throw new Skip(`there is no code generator for ${process.arch}`);
+    const json = command("npx", ["--no-install", "anekit", "bench", "machine", "--tiny", "--json"], { cwd: user });
+    return `measured with ${(JSON.parse(json) as { isa: string }).isa}`;
+  },
   "import time"() {
     const load = write("load.mjs", 'import "anekit";\n');
     const empty = write("empty.mjs", "");

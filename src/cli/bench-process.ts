@@ -2,7 +2,7 @@
 
 import { type ChildProcessWithoutNullStreams, execFile, spawn } from "node:child_process";
 import { existsSync } from "node:fs";
-import { dirname, join } from "node:path";
+import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
@@ -124,9 +124,14 @@ export interface Setting {
   readonly signal: AbortSignal;
 }
 
-/** This command in another process: memory and threads of one case alone. */
+/** Node's arguments for this command in another process, which serves a case. */
+function command(served: string): string[] {
+  return [...process.execArgv, process.argv[1]!, "bench", "--serve", served];
+}
+
+/** A case in a process of its own: its memory and threads alone. */
 export function startOurs(spec: CaseSpec, { engine, threads, signal }: Setting): Promise<Measured> {
-  const args = [...process.execArgv, process.argv[1]!, "bench", "--engine", engine, "--serve", JSON.stringify(spec)];
+  const args = [...command(JSON.stringify(spec)), "--engine", engine];
   return Measured.start(process.execPath, args, threadVariables(threads), signal);
 }
 
@@ -177,18 +182,20 @@ const machine = v.object({
 /** What the machine can do at most: operations and bytes a second with so many threads; `flops` by instruction set. */
 export type Machine = v.InferOutput<typeof machine>;
 
-/** Measures the machine's limits by generated code. @throws {Missing} outside anekit's repository, and where no code can be generated. */
-export async function measureMachine(tiny: boolean, { threads, signal }: Omit<Setting, "engine">): Promise<Machine> {
-  const path = repositoryFile("bench/machine.ts");
+/** `--serve` of the process that measures the machine's limits: nothing else may run in it. */
+export const limitsCase = "limits";
+
+/** Measures the machine's limits by generated code. @throws {Missing} where none can be generated. */
+export async function measureLimits(tiny: boolean, { threads, signal }: Omit<Setting, "engine">): Promise<Machine> {
   const env = { ...process.env, ...threadVariables(threads) };
-  const args = ["--import", "tsx", path, ...(tiny ? ["--tiny"] : [])];
+  const args = [...command(limitsCase), ...(tiny ? ["--tiny"] : [])];
   try {
-    const { stdout } = await promisify(execFile)(process.execPath, args, { cwd: dirname(path), env, signal }); // tsx is found from there
+    const { stdout } = await promisify(execFile)(process.execPath, args, { env, signal });
     return v.parse(machine, JSON.parse(stdout));
   } catch (error) {
     if (signal.aborted) throw new AbortedError("bench", signal);
     const text = String((error as { stderr?: unknown }).stderr ?? error).trim();
-    throw new Missing(text.split("\n").find((line) => line.includes("Error")) ?? text);
+    throw new Missing(text.split("\n").at(-1)!);
   }
 }
 

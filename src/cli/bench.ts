@@ -5,14 +5,15 @@ import { setTimeout } from "node:timers/promises";
 import { type Command, Option } from "commander";
 import * as v from "valibot";
 import { AbortedError, ConfigError, EngineError } from "../core/errors.ts";
-import { openEngine, parseEngine } from "../engines/open.ts";
+import { measureMachine, openEngine, parseEngine } from "../engines/open.ts";
 import { caseSchema, prepareCase } from "./bench-cases.ts";
 import {
   type Answer,
+  limitsCase,
   type Machine,
   type Measured,
   Missing,
-  measureMachine,
+  measureLimits,
   type PeerSpec,
   type Setting,
   serve,
@@ -105,6 +106,7 @@ function choose(name: string | undefined, all: readonly Comparison[]): Compariso
 }
 
 async function bench(name: string | undefined, flags: BenchFlags, signal: AbortSignal): Promise<void> {
+  if (flags.serve === limitsCase) return printJson(await measureMachine(flags.tiny === true));
   if (flags.serve !== undefined) return serveCase(flags.serve, flags.engine);
   const threads = Number(process.env.ANEKIT_THREADS) || availableParallelism();
   const chosen = choose(name, comparisons(flags.tiny === true, threads));
@@ -152,7 +154,7 @@ async function namedEngine({ engine: choice, tiny }: BenchFlags, chosen: readonl
 /** The machine's limits, where they can be measured. */
 async function limits(tiny: boolean, setting: Omit<Setting, "engine">): Promise<Machine | undefined> {
   try {
-    return await measureMachine(tiny, setting);
+    return await measureLimits(tiny, setting);
   } catch (error) {
     if (!(error instanceof Missing)) throw error;
     note(`the machine's limits are not known: ${error.message}`);

@@ -1,6 +1,7 @@
 // Chooses and opens engines; the only code that names an engine's folder, and it loads them when asked.
 
 import { ConfigError, EngineError, UnsupportedError } from "../core/errors.ts";
+import type { Limits } from "./cpu/limits.ts";
 import type { Engine, EngineName } from "./engine.ts";
 
 export const engineNames = ["ane", "cpu", "sim"] as const satisfies readonly EngineName[];
@@ -31,6 +32,12 @@ async function openCpu(reason: string): Promise<Engine> {
 async function openSim(reason: string): Promise<Engine> {
   const { createSim } = await import("./sim/index.ts");
   return createSim(reason);
+}
+
+/** What this machine can do at most, measured by the CPU engine's code for some seconds, or `quick` and worthless; see cpu/limits.ts. */
+export async function measureMachine(quick: boolean): Promise<Limits> {
+  const { measureLimits } = await import("./cpu/limits.ts");
+  return measureLimits(environmentOf(), quick);
 }
 
 /** One line on why something was refused. */

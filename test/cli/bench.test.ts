@@ -68,6 +68,23 @@ describe("anekit bench", { timeout: 90_000 }, () => {
     expect(rows.every(({ ours }) => ours > 0)).toBe(true);
   });
 
+  it.skipIf(process.arch !== "x64")("measures the machine's limits, and rows beside them", async () => {
+    const { rows: machines } = await bench("machine", { ANEKIT_ISA: "avx2", ANEKIT_THREADS: "1" });
+    expect(machines).toMatchObject([{ name: "machine", isa: "avx2", threads: 1 }]);
+    const [{ flops, bytes }] = machines as unknown as [Record<"flops" | "bytes", Record<string, number>>];
+    expect(flops.avx2).toBeGreaterThan(1e6);
+    expect(Object.keys(bytes)).toEqual(["read", "write", "copy", "triad"]);
+    for (const rate of Object.values(bytes)) expect(rate).toBeGreaterThan(1e6);
+    const { rows } = await bench("softmax", absent);
+    expect(rows[0]!.share).toBeGreaterThan(0);
+  });
+
+  it("says why the machine's limits are not known", async () => {
+    const { code, stderr } = await anekit(["bench", "softmax", ...quick], { env: { ...absent, ANEKIT_ISA: "mmx" } });
+    expect(code, stderr).toBe(0);
+    expect(stderr).toMatch(/the machine's limits are not known: .*cpu engine/);
+  });
+
   it("refuses names that nothing has, real shapes on the simulator, and rounds below one", async () => {
     const refusals = await Promise.all(
       [
