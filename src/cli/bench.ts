@@ -62,7 +62,7 @@ interface BenchFlags {
 }
 
 const machineName = "machine";
-/** Other libraries' idle threads spin up to 30 ms (OpenBLAS, libgomp) before they leave their core to the next in turn. */
+/** Other libraries' idle threads spin up to 30 ms (ONNX Runtime; libgomp 5, OpenBLAS as it is told) before they leave their core to the next in turn. */
 const pauseMs = 60;
 /** A turn repeats what is measured until it has lasted about this long. */
 const turnSeconds = 0.15;
