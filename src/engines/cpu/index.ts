@@ -332,6 +332,11 @@ class CpuExecutable implements Executable {
         shared === undefined || this.#inPlace.get(name) === shared,
         () => `output ${name} overwrites input ${shared}, which the program was not loaded for`,
       );
+      const replaced = this.#inPlace.get(name) ?? undefined;
+      invariant(
+        replaced === undefined || shared === replaced,
+        () => `output ${name} does not overwrite input ${replaced}, which the program was loaded for`,
+      );
     }
     // Runs of native steps, and reference steps between them.
     const parts: Part[] = [];

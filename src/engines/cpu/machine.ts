@@ -81,6 +81,8 @@ export interface Machine {
   /** Jumps while the counter is below (or not below) a slot. */
   jumpIfCounterBelow(slot: Slot, label: Label): void;
   jumpIfCounterNotBelow(slot: Slot, label: Label): void;
+  /** Jumps if the mask is false in every lane. */
+  jumpIfNone(mask: VectorReg, label: Label): void;
   /** Decrements the slot and jumps unless it is 0. */
   loopSlot(slot: Slot, label: Label): void;
 

@@ -6,6 +6,7 @@ import { sizeOf } from "../../core/shape.ts";
 import type { Node } from "./expression.ts";
 import { domainOf, expand, type Fused, type Group, rootOf, rowDims } from "./fuse.ts";
 import { type Access, type Arr, accessOf, contiguous, reshapeStrides } from "./graph.ts";
+import { strip } from "./kernels/evaluate.ts";
 import type { LoopOperand, NestSpec } from "./kernels/nest.ts";
 import type { Layout } from "./layout.ts";
 import type { ReduceKind } from "./machine.ts";
@@ -25,8 +26,16 @@ export interface Touched {
   readonly index: number;
 }
 
+/** A stored value that is, where a mask is false, the element of an operand. */
+export interface Update {
+  readonly store: number;
+  readonly old: number;
+  readonly where: Node;
+}
+
 export interface Nest {
   readonly spec: NestSpec;
+  readonly updates: readonly Update[];
   readonly touched: readonly Touched[];
   /** Operators in it, for reports. */
   readonly parts: string;
@@ -138,8 +147,16 @@ export class Nests {
       stores,
       inPlace: false,
     };
+    const updates = stores.flatMap(({ operand: store, value }): Update[] => {
+      const select = strip(value);
+      if (select.kind !== "op" || select.op !== "select") return [];
+      const [mask, a, b] = select.args.map(strip) as [Node, Node, Node];
+      if (b.kind === "operand" && b.index >= 0) return [{ store, old: b.index, where: mask }];
+      if (a.kind === "operand" && a.index >= 0) return [{ store, old: a.index, where: v.not(mask) }];
+      return [];
+    });
     const parts = [...counts].map(([name, count]) => (count > 1 ? `${count} ${name}` : name)).join(", ");
-    return { spec, touched, parts };
+    return { spec, updates, touched, parts };
   }
 
   /** Strides of a column reduction's result over outer, reduced and inner dimensions. */

@@ -28,7 +28,17 @@ import { emitLoop, loopScratch, loopStoresLast } from "./kernels/loop.ts";
 import { type LoopOperand, type NestSpec, nestKey, nestTasks } from "./kernels/nest.ts";
 import type { Isa, StepPlan } from "./kernels/step.ts";
 import { type Layout, layOut } from "./layout.ts";
-import { bordersOf, innerDims, merge, Nests, partition, reorder, type Touched, tailIsUnit } from "./nests.ts";
+import {
+  bordersOf,
+  innerDims,
+  merge,
+  Nests,
+  partition,
+  reorder,
+  type Touched,
+  tailIsUnit,
+  type Update,
+} from "./nests.ts";
 import {
   align,
   batchesOf,
@@ -463,6 +473,7 @@ class Planner {
     spec = this.#unitStrides(spec, places, group, later);
     spec = partition(spec, group, threads);
     spec = { ...spec, inPlace: this.#shareMemory(group, nest.touched, spec, places) };
+    spec = this.#markUnchanged(spec, nest.updates, places);
     for (const [i, { dtype, strides }] of spec.operands.entries())
       this.#requireInside(places[i]!, dtype, spec.dims, strides);
     const columnsKind = group.kind === "columns";
@@ -573,6 +584,27 @@ class Planner {
       }
     }
     return inPlace;
+  }
+
+  /** Tells the stores that put back what they read from the same place where. */
+  #markUnchanged(spec: NestSpec, updates: readonly Update[], places: readonly Place[]): NestSpec {
+    const memory = ({ storage }: Place) =>
+      storage.kind === "port" ? (this.#options.inPlace.get(storage.port!) ?? storage.port) : ownerOf(storage);
+    const inPlace = ({ store, old }: Update) => {
+      const [to, from] = [spec.operands[store]!, spec.operands[old]!];
+      return (
+        to.dtype === from.dtype &&
+        to.strides.every((stride, axis) => stride === from.strides[axis]) &&
+        places[store]!.offset === places[old]!.offset &&
+        memory(places[store]!) === memory(places[old]!)
+      );
+    };
+    const found = new Map(updates.filter(inPlace).map(({ store, where }) => [store, where]));
+    const stores = spec.stores.map((store) => {
+      const where = found.get(store.operand);
+      return where === undefined ? store : { ...store, where };
+    });
+    return { ...spec, stores };
   }
 
   /** True where other arrays are stored inside the root's memory. */

@@ -201,6 +201,11 @@ export class X64Machine implements Machine {
     this.#asm.alu("cmp", rcx, this.#slot(slot));
     this.#asm.jcc("ae", label);
   }
+  jumpIfNone(mask: VectorReg, label: Label): void {
+    if (this.#wide) this.#asm.kortestw(mask, mask);
+    else this.#asm.vptest(32, mask, mask);
+    this.#asm.jcc("e", label);
+  }
   loopSlot(slot: Slot, label: Label): void {
     this.#asm.aluImm("sub", this.#slot(slot), 1);
     this.#asm.jcc("ne", label);

@@ -83,12 +83,21 @@ function randomLoop(random: () => number, vectors: number): NestSpec {
     else elements.push(combine(elements, [...elements, ...rows]));
   }
   const stores: NestSpec["stores"][number][] = [];
+  // Some loops change elements where a mask is true; the operand after the stored one is what it holds before.
+  const masks = [elements, rows.slice(1)].flatMap((pool) =>
+    pool.length > 0 ? [v.lt(pick(pool), v.f(int(-3, 3)))] : [],
+  );
+  const where = random() < 0.5 ? pick(masks) : undefined;
   const store = (dtype: DType, list: number[], value: Node) => {
-    stores.push({
-      operand: operands.length,
-      value: dtype === "int32" ? v.toInt(value) : dtype === "bool" ? v.lt(value, v.f(1)) : value,
-    });
+    const operand = operands.length;
     operands.push({ dtype, strides: list });
+    if (dtype === "bool") stores.push({ operand, value: v.lt(value, v.f(1)) });
+    else {
+      const stored = dtype === "int32" ? v.toInt(value) : value;
+      if (where === undefined || list[inner] !== 1) return void stores.push({ operand, value: stored });
+      operands.push({ dtype, strides: list });
+      stores.push({ operand, value: v.select(where, stored, v.operand(operand + 1, stored.type)), where });
+    }
   };
   for (let k = int(1, 3); k > 0; k--)
     store(pick<DType>(["fp32", "fp16", "int32", "bool"]), strides(pick(["dense", "gaps"])), pick(elements));
@@ -116,7 +125,10 @@ describe.skipIf(!runs).each(["avx2", "avx512"] as const)("loops on %s", (isa: Is
       const values = spec.operands.map((operand) =>
         Float32Array.from({ length: extentOf(spec.dims, operand) }, () => Math.floor(random() * 7) - 3),
       );
-      for (const { operand } of spec.stores) values[operand]!.fill(spec.operands[operand]!.dtype === "bool" ? 1 : 99);
+      for (const { operand, where } of spec.stores) {
+        if (where !== undefined) values[operand]!.set(values[operand + 1]!);
+        else values[operand]!.fill(spec.operands[operand]!.dtype === "bool" ? 1 : 99);
+      }
       const given = values.map((each) => each.slice());
       referenceNest(spec, inside, values);
       const got = runNest(
@@ -134,6 +146,34 @@ describe.skipIf(!runs).each(["avx2", "avx512"] as const)("loops on %s", (isa: Is
         if (at >= 0) expect.fail(`${facts}: element ${at} is ${got[k]![at]}, expected ${want[at]}`);
       }
     }
+  });
+
+  test.each([
+    ["rows", [1, 0]],
+    ["vectors", [100, 1]],
+  ])("leave %s alone where the mask is false", (_, strides) => {
+    const v = new Expressions();
+    const where = v.lt(v.operand(0, "f32"), v.f(0));
+    const spec: NestSpec = {
+      dims: [4, 100],
+      taskDims: 0,
+      blocked: 0,
+      block: 4,
+      operands: [
+        { dtype: "fp32", strides },
+        { dtype: "fp16", strides: [100, 1] },
+        { dtype: "fp16", strides: [100, 1] },
+      ],
+      reductions: [],
+      stores: [{ operand: 1, value: v.select(where, v.f(5), v.operand(2, "f32")), where }],
+      inPlace: false,
+    };
+    // The mask is true in row 2. Memory that does not hold what it should shows where nothing is written.
+    const inRow = (row: number, yes: number, no: number) =>
+      Float32Array.from({ length: 4 * row }, (_each, i) => (Math.floor(i / row) === 2 ? yes : no));
+    const values = [inRow(strides[0]!, -1, 1), new Float32Array(400).fill(99), new Float32Array(400).fill(7)];
+    const got = runNest(harness, spec, values, (asm) => emitLoop(new X64Machine(asm, isa), spec), 0, 1);
+    expect(got[1]).toEqual(inRow(100, 5, 99));
   });
 
   test("take as many reductions as registers allow, and say so beyond", () => {

@@ -5,7 +5,7 @@ import { invariant } from "../../../core/errors.ts";
 import type { Node } from "../expression.ts";
 import type { Address, Extent, Machine, ReduceKind, VectorReg } from "../machine.ts";
 import { argumentsOf, evaluate, type Root, strip } from "./evaluate.ts";
-import { emitNest, type FrameSize, type NestSpec, NestWriter, neutral, typeOf } from "./nest.ts";
+import { emitNest, type FrameSize, type LoopStore, type NestSpec, NestWriter, neutral, typeOf } from "./nest.ts";
 
 /** A nest whose reductions run over the vector dimension, a row: what depends on a row's result is computed in a further pass over the row. */
 export type LoopSpec = NestSpec;
@@ -123,6 +123,12 @@ class Phases {
   }
 }
 
+/** The mask that all stores have. */
+function commonMask(stores: readonly LoopStore[]): Node | undefined {
+  const where = stores[0]?.where;
+  return stores.every((store) => store.where === where) ? where : undefined;
+}
+
 /** Emits the kernel of a loop; its arguments are the operands' addresses. */
 export function emitLoop(machine: Machine, spec: LoopSpec): void {
   emitNest(machine, (target) => new LoopWriter(target, spec));
@@ -162,10 +168,11 @@ class LoopWriter extends NestWriter {
     const { stores, reductions } = this.spec;
     const phases = this.#phases;
     for (let phase = 0; phase <= phases.count; phase++) {
-      // Row values that can be computed now and are wanted: stored ones, and what this pass's elements use.
+      // Row values that can be computed now and are wanted: stored ones, and what this pass's elements and masks use.
       const due = stores.filter(({ value }) => phases.of(value) === phase);
       const rowStores = due.filter(({ operand }) => phases.isRowStore(operand));
-      const wanted = this.#rowOperands(phases.elementRoots(phase));
+      const masks = due.flatMap(({ where }) => where ?? []);
+      const wanted = this.#rowOperands([...phases.elementRoots(phase), ...masks]);
       this.#rowValues(rowStores, wanted);
       const elements = due.filter(({ operand }) => !phases.isRowStore(operand));
       const sums = [...reductions.entries()].filter(([, { value }]) => phases.of(value) === phase);
@@ -247,12 +254,19 @@ class LoopWriter extends NestWriter {
 
   #pass(
     phase: number,
-    stores: readonly { readonly operand: number; readonly value: Node }[],
+    stores: readonly LoopStore[],
     sums: readonly { readonly kind: ReduceKind; readonly value: Node; readonly result: number }[],
     keeps: readonly (readonly [Node, number])[],
   ): void {
     const machine = this.machine;
     const { operands } = this.spec;
+    const [skipped, where] = [machine.label(), sums.length + keeps.length === 0 ? commonMask(stores) : undefined];
+    const skipsRow = where !== undefined && this.#phases.isRow(where);
+    if (skipsRow) {
+      const register = (machine.masks[0] ?? machine.vectors[0])!;
+      this.#fetchRow(where, register);
+      machine.jumpIfNone(register, skipped);
+    }
     const registers = sums.length === 0 ? 1 : Math.floor((machine.vectors.length - registersLeft) / sums.length);
     const unroll = Math.min(this.#unroll, registers < 2 ? 1 : registers < 4 ? 2 : 4);
     const vectors = [...machine.vectors];
@@ -264,6 +278,7 @@ class LoopWriter extends NestWriter {
     // Constants and row values stay in registers while enough of them are left for the expression.
     const fixed = new Map<Node, VectorReg>();
     const roots = [
+      ...(where === undefined ? [] : [where]),
       ...stores.map(({ value }) => value),
       ...sums.map(({ value }) => value),
       ...keeps.map(([node]) => node),
@@ -316,12 +331,12 @@ class LoopWriter extends NestWriter {
           }),
         ),
       ];
-      const slots = evaluate(machine, wanted, {
+      const around = {
         vectors,
         masks: machine.masks,
         fixed,
-        fetches: (node) => node.kind === "operand" || this.#rowSlots.has(node) || keptBefore(node),
-        fetch: (node, register) => {
+        fetches: (node: Node) => node.kind === "operand" || this.#rowSlots.has(node) || keptBefore(node),
+        fetch: (node: Node, register: VectorReg) => {
           if (keptBefore(node))
             machine.load(register, "fp32", this.#scratchAddress(this.#phases.kept.get(node)!, offset), extent);
           else if (this.#phases.isRow(node)) this.#fetchRow(node, register);
@@ -335,8 +350,14 @@ class LoopWriter extends NestWriter {
         },
         spillSlot: this.used.vectors,
         fetchFirst: this.spec.inPlace,
-      });
-      spills = Math.max(spills, slots);
+      };
+      const next = machine.label();
+      if (where !== undefined && !skipsRow) {
+        const test = [{ node: where, use: (mask: VectorReg) => machine.jumpIfNone(mask, next) }];
+        spills = Math.max(spills, evaluate(machine, test, around));
+      }
+      spills = Math.max(spills, evaluate(machine, wanted, around));
+      machine.bind(next);
     };
     const loop = (end: number, steps: number, extent: Extent) =>
       this.sweep(end, extent === "full" ? steps * machine.lanes : 1, () => {
@@ -369,6 +390,7 @@ class LoopWriter extends NestWriter {
       machine.saveVector(slot, accumulators[i]![0]!);
       for (const node of this.#resultNodes(result)) this.#rowSlots.set(node, slot);
     }
+    machine.bind(skipped);
   }
 
   /** Nodes that stand for a reduction's result. */

@@ -11,6 +11,13 @@ export interface LoopOperand {
   readonly strides: readonly number[];
 }
 
+export interface LoopStore {
+  readonly operand: number;
+  readonly value: Node;
+  /** A mask; where it is false the value is what the memory holds already, and may stay unread and unwritten. */
+  readonly where?: Node;
+}
+
 /**
  * A loop nest over `dims`, the last of which is the vector dimension. Expressions have the operands 0 … operands.length - 1, loaded at the loop's
  * position; operand -1 - i is the result of reduction i.
@@ -23,7 +30,7 @@ export interface NestSpec {
   readonly block: number;
   readonly operands: readonly LoopOperand[];
   readonly reductions: readonly { readonly kind: ReduceKind; readonly value: Node }[];
-  readonly stores: readonly { readonly operand: number; readonly value: Node }[];
+  readonly stores: readonly LoopStore[];
   /** True where a stored operand may be the memory of a loaded one: the same element is then read before it is written. */
   readonly inPlace: boolean;
 }
@@ -50,7 +57,9 @@ export function nestKey(spec: NestSpec): string {
   };
   const results = [
     ...reductions.map(({ kind, value }) => `${kind}=${number(value)}`),
-    ...stores.map(({ operand, value }) => `${operand}=${number(value)}`),
+    ...stores.map(
+      ({ operand, value, where }) => `${operand}=${number(value)}${where === undefined ? "" : `?${number(where)}`}`,
+    ),
   ];
   const memory = operands.map(({ dtype, strides }) => `${dtype}:${strides.join()}`);
   return [dims.join(), taskDims, blocked, block, inPlace, memory.join(";"), text.join(" "), results.join()].join("|");
