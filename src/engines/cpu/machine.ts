@@ -81,6 +81,9 @@ export interface Machine {
   /** Jumps while the counter is below (or not below) a slot. */
   jumpIfCounterBelow(slot: Slot, label: Label): void;
   jumpIfCounterNotBelow(slot: Slot, label: Label): void;
+  jump(label: Label): void;
+  /** Jumps unless the address is a multiple of 64 bytes. */
+  jumpUnlessAligned(at: Address, label: Label): void;
   /** Jumps if the mask is false in every lane. */
   jumpIfNone(mask: VectorReg, label: Label): void;
   /** Decrements the slot and jumps unless it is 0. */
@@ -94,6 +97,10 @@ export interface Machine {
   /** One element into all lanes. */
   loadAll(dst: VectorReg, dtype: DType, from: Address): void;
   store(src: VectorReg, dtype: DType, to: Address, extent: Extent): void;
+  /** A full store that goes past the caches; the address is a multiple of 64 bytes, and `fence` comes before others read it. */
+  stream(src: VectorReg, dtype: DType, to: Address): void;
+  /** Orders streamed stores before later ones. */
+  fence(): void;
   /** Lane 0. */
   storeFirst(src: VectorReg, dtype: DType, to: Address): void;
   /** The same bits in every lane. */

@@ -74,6 +74,9 @@ export interface PlanOptions {
   readonly inPlace: ReadonlyMap<string, string | null>;
 }
 
+/** Results from which on a loop stores past the caches; measured, docs/log.md. */
+const streamedBytes = 16 * 2 ** 20;
+
 class Planner {
   readonly #options: PlanOptions;
   readonly #graph: Graph;
@@ -474,6 +477,7 @@ class Planner {
     spec = partition(spec, group, threads);
     spec = { ...spec, inPlace: this.#shareMemory(group, nest.touched, spec, places) };
     spec = this.#markUnchanged(spec, nest.updates, places);
+    if (group.kind === "loop") spec = this.#markStreams(spec, places);
     for (const [i, { dtype, strides }] of spec.operands.entries())
       this.#requireInside(places[i]!, dtype, spec.dims, strides);
     const columnsKind = group.kind === "columns";
@@ -588,21 +592,41 @@ class Planner {
 
   /** Tells the stores that put back what they read from the same place where. */
   #markUnchanged(spec: NestSpec, updates: readonly Update[], places: readonly Place[]): NestSpec {
-    const memory = ({ storage }: Place) =>
-      storage.kind === "port" ? (this.#options.inPlace.get(storage.port!) ?? storage.port) : ownerOf(storage);
     const inPlace = ({ store, old }: Update) => {
       const [to, from] = [spec.operands[store]!, spec.operands[old]!];
       return (
         to.dtype === from.dtype &&
         to.strides.every((stride, axis) => stride === from.strides[axis]) &&
         places[store]!.offset === places[old]!.offset &&
-        memory(places[store]!) === memory(places[old]!)
+        this.#memory(places[store]!) === this.#memory(places[old]!)
       );
     };
     const found = new Map(updates.filter(inPlace).map(({ store, where }) => [store, where]));
     const stores = spec.stores.map((store) => {
       const where = found.get(store.operand);
       return where === undefined ? store : { ...store, where };
+    });
+    return { ...spec, stores };
+  }
+
+  /** Equal for places in the same memory. */
+  #memory({ storage }: Place): Storage | string {
+    if (storage.kind !== "port") return ownerOf(storage);
+    return this.#options.inPlace.get(storage.port!) ?? storage.port!;
+  }
+
+  /** Tells stores of large results to go past the caches: a line that is stored there must first be read. */
+  #markStreams(spec: NestSpec, places: readonly Place[]): NestSpec {
+    const stores = spec.stores.map((store) => {
+      const { dtype, strides } = spec.operands[store.operand]!;
+      const bytes = dtypeBytes[dtype];
+      const memory = this.#memory(places[store.operand]!);
+      const streams =
+        sizeOf(spec.dims) * bytes >= streamedBytes &&
+        strides.at(-1) === 1 &&
+        strides.slice(0, -1).every((stride) => stride !== 0 && (stride * bytes) % 64 === 0) &&
+        places.every((place, i) => i === store.operand || this.#memory(place) !== memory);
+      return streams ? { ...store, streams } : store;
     });
     return { ...spec, stores };
   }

@@ -201,6 +201,14 @@ export class X64Machine implements Machine {
     this.#asm.alu("cmp", rcx, this.#slot(slot));
     this.#asm.jcc("ae", label);
   }
+  jump(label: Label): void {
+    this.#asm.jmp(label);
+  }
+  jumpUnlessAligned({ base }: Address, label: Label): void {
+    this.copy(rax, base);
+    this.#asm.aluImm("and", rax, 63);
+    this.#asm.jcc("ne", label);
+  }
   jumpIfNone(mask: VectorReg, label: Label): void {
     if (this.#wide) this.#asm.kortestw(mask, mask);
     else this.#asm.vptest(32, mask, mask);
@@ -299,6 +307,19 @@ export class X64Machine implements Machine {
     asm.vmovdStore(address, a);
     asm.vi("vpshufd", 16, a, undefined, a, 1);
     asm.vmovdStore({ ...address, disp: (address.disp ?? 0) + 4 }, a);
+  }
+
+  stream(src: VectorReg, dtype: DType, to: Address): void {
+    const asm = this.#asm;
+    const address = this.#address(dtype, to);
+    if (dtype === "bool") return this.store(src, dtype, to, "full");
+    if (dtype !== "fp16") return asm.store("vmovntps", this.#length, address, src);
+    const work = this.#work[0];
+    asm.extract("vcvtps2ph", this.#length, work, src, 0);
+    asm.store("vmovntps", this.#wide ? 32 : 16, address, work);
+  }
+  fence(): void {
+    this.#asm.sfence();
   }
 
   storeFirst(src: VectorReg, dtype: DType, to: Address): void {

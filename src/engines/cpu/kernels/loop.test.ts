@@ -106,7 +106,9 @@ function randomLoop(random: () => number, vectors: number): NestSpec {
     store(pick<DType>(["fp32", "fp16"]), strides("row"), pick(results));
   // Tasks: some outer dimensions, and blocks of the next one; of the columns only where no row is reduced.
   const last = reductions.length > 0 || operands.some(({ strides: list }) => list[inner] === 0) ? inner - 1 : inner;
-  const given = { dims, operands, reductions, stores, inPlace: false };
+  // A result may go past the caches, wherever its rows begin.
+  const flagged = stores.map((each) => (random() < 0.3 ? { ...each, streams: true } : each));
+  const given = { dims, operands, reductions, stores: flagged, inPlace: false };
   if (last < 0) {
     const wide = operands.map(({ dtype, strides: list }) => ({ dtype, strides: [0, ...list] }));
     return { ...given, dims: [1, ...dims], operands: wide, taskDims: 0, blocked: 0, block: 1 };
@@ -174,6 +176,27 @@ describe.skipIf(!runs).each(["avx2", "avx512"] as const)("loops on %s", (isa: Is
     const values = [inRow(strides[0]!, -1, 1), new Float32Array(400).fill(99), new Float32Array(400).fill(7)];
     const got = runNest(harness, spec, values, (asm) => emitLoop(new X64Machine(asm, isa), spec), 0, 1);
     expect(got[1]).toEqual(inRow(100, 5, 99));
+  });
+
+  test.each(["fp32", "fp16", "int32", "bool"] as const)("store %s past the caches where rows are aligned", (dtype) => {
+    const v = new Expressions();
+    const x = v.operand(0, "f32");
+    const value = { fp32: x, fp16: x, int32: v.toInt(x), bool: v.lt(x, v.f(0)) }[dtype];
+    // Every fourth row of fp32 begins at a multiple of 64 bytes; all have tails.
+    const operand = (type: DType): LoopOperand => ({ dtype: type, strides: [100, 1] });
+    const spec: NestSpec = {
+      dims: [64, 100],
+      taskDims: 0,
+      blocked: 0,
+      block: 7,
+      operands: [operand("fp32"), operand(dtype)],
+      reductions: [{ kind: "max", value: x }],
+      stores: [{ operand: 1, value, streams: true }],
+      inPlace: false,
+    };
+    const values = [Float32Array.from({ length: 6400 }, (_, i) => ((7 * i) % 13) - 6), new Float32Array(6400)];
+    const got = runNest(harness, spec, values, (asm) => emitLoop(new X64Machine(asm, isa), spec), 0, 2);
+    expect(got[1]).toEqual(values[0]!.map((each) => (dtype === "bool" ? Number(each < 0) : each)));
   });
 
   test("take as many reductions as registers allow, and say so beyond", () => {

@@ -149,6 +149,7 @@ class LoopWriter extends NestWriter {
     this.machine.begin(words, vectors);
     this.start(this.#unroll);
     this.loops(this.spec.taskDims, this.spec.dims.length - 1, () => this.#row());
+    if (this.spec.stores.some(({ streams }) => streams)) this.machine.fence();
     this.machine.end();
   }
 
@@ -298,13 +299,14 @@ class LoopWriter extends NestWriter {
     const ahead = phase === 1 && this.columns * 4 >= longRowBytes && dims.length > 1;
     const bring = (offset: number) => {
       const stored = new Set(this.spec.stores.map(({ operand }) => operand));
+      const streamed = new Set(this.spec.stores.flatMap(({ operand, streams }) => (streams ? [operand] : [])));
       for (const [i, { dtype, strides }] of operands.entries()) {
-        if (strides.at(-1) === 0) continue;
+        if (strides.at(-1) === 0 || streamed.has(i)) continue;
         const bytes = stored.has(i) ? 0 : strides.at(-2)! * dtypeBytes[dtype];
         if (stored.has(i) || bytes !== 0) machine.prefetch(dtype, this.address(i, offset, true), bytes, stored.has(i));
       }
     };
-    const body = (step: number, extent: Extent) => {
+    const body = (step: number, extent: Extent, aligned: boolean) => {
       const offset = step * machine.lanes;
       if (ahead && extent === "full") bring(offset);
       const wanted: Root[] = [
@@ -324,10 +326,13 @@ class LoopWriter extends NestWriter {
           }),
         ),
         ...stores.map(
-          ({ operand, value }): Root => ({
+          ({ operand, value, streams = false }): Root => ({
             node: value,
-            use: (register) =>
-              machine.store(register, operands[operand]!.dtype, this.address(operand, offset, true), extent),
+            use: (register) => {
+              const [{ dtype }, to] = [operands[operand]!, this.address(operand, offset, true)];
+              if (aligned && streams) machine.stream(register, dtype, to);
+              else machine.store(register, dtype, to, extent);
+            },
           }),
         ),
       ];
@@ -359,13 +364,25 @@ class LoopWriter extends NestWriter {
       spills = Math.max(spills, evaluate(machine, wanted, around));
       machine.bind(next);
     };
-    const loop = (end: number, steps: number, extent: Extent) =>
+    const loop = (end: number, steps: number, extent: Extent, aligned = false) =>
       this.sweep(end, extent === "full" ? steps * machine.lanes : 1, () => {
-        for (let step = 0; step < steps; step++) body(step, extent);
+        for (let step = 0; step < steps; step++) body(step, extent, aligned);
       });
+    const vectorsOf = (aligned: boolean) => {
+      if (unroll > 1) loop(this.unrolledEnd, unroll, "full", aligned);
+      loop(this.vectorEnd, 1, "full", aligned);
+    };
     machine.set(machine.counter, 0);
-    if (unroll > 1) loop(this.unrolledEnd, unroll, "full");
-    loop(this.vectorEnd, 1, "full");
+    const streamed = stores.filter(({ streams }) => streams);
+    const [unaligned, swept] = [machine.label(), machine.label()];
+    if (streamed.length > 0) {
+      for (const { operand } of streamed) machine.jumpUnlessAligned(this.address(operand, 0, false), unaligned);
+      vectorsOf(true);
+      machine.jump(swept);
+    }
+    machine.bind(unaligned);
+    vectorsOf(false);
+    machine.bind(swept);
     const finish = () => {
       for (const [i, { kind, value }] of sums.entries()) {
         const [first, ...rest] = accumulators[i] as [VectorReg, ...VectorReg[]];
@@ -380,7 +397,7 @@ class LoopWriter extends NestWriter {
     } else {
       const after = machine.label();
       machine.jumpIfCounterNotBelow(this.length, after);
-      body(0, "tail");
+      body(0, "tail", false);
       machine.bind(after);
       finish();
     }

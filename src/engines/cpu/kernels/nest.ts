@@ -16,6 +16,8 @@ export interface LoopStore {
   readonly value: Node;
   /** A mask; where it is false the value is what the memory holds already, and may stay unread and unwritten. */
   readonly where?: Node;
+  /** Set where the result is too large for the caches, walked by rows that are a whole number of 64 bytes apart, and not read in the loop. */
+  readonly streams?: boolean;
 }
 
 /**
@@ -58,7 +60,8 @@ export function nestKey(spec: NestSpec): string {
   const results = [
     ...reductions.map(({ kind, value }) => `${kind}=${number(value)}`),
     ...stores.map(
-      ({ operand, value, where }) => `${operand}=${number(value)}${where === undefined ? "" : `?${number(where)}`}`,
+      ({ operand, value, where, streams = false }) =>
+        `${operand}${streams ? ":" : "="}${number(value)}${where === undefined ? "" : `?${number(where)}`}`,
     ),
   ];
   const memory = operands.map(({ dtype, strides }) => `${dtype}:${strides.join()}`);
