@@ -13,6 +13,15 @@ export type LoopSpec = NestSpec;
 /** Bytes of a row from which a pass that computes brings memory of the next ones closer: shorter rows are in the first-level cache anyway. */
 const longRowBytes = 32 * 1024;
 
+/**
+ * Operations of a pass from which on it asks for its operands early: the processor, which looks some hundred instructions ahead, would come to the
+ * loads too late.
+ */
+const computingOperations = 10;
+
+/** How far ahead: across the border of a page, at which the processor's own prefetching stops. */
+const bytesAhead = 2048;
+
 /** Vector registers that an expression needs beside a pass's accumulators. */
 const registersLeft = 7;
 
@@ -294,6 +303,8 @@ class LoopWriter extends NestWriter {
       fixed.set(node, register);
     }
     let spills = 0;
+    const { loads, operations } = this.#workOf(roots, keptBefore);
+    const computes = operations >= computingOperations;
     // The second pass computes most, from memory that the first has brought: meanwhile the next row and the results' lines come closer.
     const { dims } = this.spec;
     const ahead = phase === 1 && this.columns * 4 >= longRowBytes && dims.length > 1;
@@ -309,6 +320,8 @@ class LoopWriter extends NestWriter {
     const body = (step: number, extent: Extent, aligned: boolean) => {
       const offset = step * machine.lanes;
       if (ahead && extent === "full") bring(offset);
+      else if (computes && extent === "full")
+        for (const i of loads) machine.prefetch(operands[i]!.dtype, this.address(i, offset, true), bytesAhead, false);
       const wanted: Root[] = [
         ...keeps.map(
           ([node, row]): Root => ({
@@ -423,6 +436,25 @@ class LoopWriter extends NestWriter {
     };
     for (const { value } of [...this.spec.stores, ...this.spec.reductions]) visit(value);
     return [...found];
+  }
+
+  /** What expressions take in the inner loop: operands that are loaded element by element, and operations. */
+  #workOf(
+    roots: readonly Node[],
+    keptBefore: (node: Node) => boolean,
+  ): { readonly loads: readonly number[]; readonly operations: number } {
+    const [loads, seen] = [new Set<number>(), new Set<Node>()];
+    let operations = 0;
+    const visit = (given: Node) => {
+      const node = strip(given);
+      if (seen.has(node) || this.#phases.isRow(node) || keptBefore(node)) return;
+      seen.add(node);
+      if (node.kind === "operand") loads.add(node.index);
+      else if (node.kind === "op") operations++;
+      for (const arg of argumentsOf(node)) visit(arg);
+    };
+    for (const root of roots) visit(root);
+    return { loads: [...loads], operations };
   }
 
   /** Constants and row values that an expression reads in its inner loop, most used first. */
