@@ -20,6 +20,9 @@ export interface Address {
 /** How much of a vector an access touches: all lanes, or what is left at the end of a row (see `Machine.tail`). */
 export type Extent = "full" | "tail";
 
+/** Selections by a comparison of what they select from: a > b ? a : b and a < b ? a : b. Without an order between them the result is b. */
+export type Bound = "larger" | "smaller";
+
 export type ReduceKind = "sum" | "max" | "min";
 
 /** A place in the code. */
@@ -106,9 +109,9 @@ export interface Machine {
   /** The same bits in every lane. */
   constant(dst: VectorReg, bits: number): void;
   move(dst: VectorReg, src: VectorReg): void;
-  operation(op: Operation, dst: VectorReg, args: readonly VectorReg[], count: number): void;
+  operation(op: Operation | Bound, dst: VectorReg, args: readonly VectorReg[], count: number): void;
   /** True where the result register must differ from the operands'. */
-  clobbersEarly(op: Operation): boolean;
+  clobbersEarly(op: Operation | Bound): boolean;
   /** accumulator = kind(accumulator, value), on the tail's lanes only where the extent says so. */
   accumulate(kind: ReduceKind, accumulator: VectorReg, value: VectorReg, type: "f32" | "i32", extent: Extent): void;
   /** All lanes = kind over all lanes. */

@@ -116,18 +116,20 @@ export class Expressions extends Primitives {
 
   /** e^x for x <= 0 (NaN stays), cheaper than `exp`. */
   expNegative = (lane: Lane): Node => {
-    const x = this.#atLeast(-104, lane as Node);
+    return this.#expOfBounded(this.#atLeast(-104, lane as Node));
+  };
+  #expOfBounded(x: Node): Node {
     // One factor 2^(n + 25) of the range -125 to 25 and a polynomial scaled by 2^-25: their product rounds once, into subnormals too.
     const magic = this.f(rounder(127 + 25));
     const t = this.fma(x, this.f(log2e), magic);
     const r = this.#reduce(x, this.sub(t, magic), ln2);
     return this.mul(this.#expSeries(r, 2 ** -25), this.#power(t));
-  };
+  }
 
   expFlushed = (lane: Lane): Node => {
     // Subnormal numbers on the way would cost an x86 processor a hundred cycles each.
     const least = -87.3; // e^-87.3 is a normal number
-    return this.select(this.lt(lane, this.f(least)), this.f(0), this.expNegative(this.#atLeast(least, lane as Node)));
+    return this.select(this.lt(lane, this.f(least)), this.f(0), this.#expOfBounded(this.#atLeast(least, lane as Node)));
   };
 
   exp2 = (lane: Lane): Node => {

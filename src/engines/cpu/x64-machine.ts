@@ -5,7 +5,7 @@ import { invariant } from "../../core/errors.ts";
 import type { Operation } from "./expression.ts";
 import type { Isa } from "./isa/features.ts";
 import { gp, Label, type Mem, mem, type VecOpName, type X64 } from "./isa/x64.ts";
-import type { Address, Extent, Machine, ReduceKind, Reg, Slot, VectorReg } from "./machine.ts";
+import type { Address, Bound, Extent, Machine, ReduceKind, Reg, Slot, VectorReg } from "./machine.ts";
 
 const { rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15 } = gp;
 
@@ -18,7 +18,9 @@ const workMask = 1;
 const predicates = { eq: 0x00, ne: 0x04, lt: 0x11, le: 0x12, unordered: 0x03 } as const;
 const roundings = { round: 8, floor: 9, ceil: 10, trunc: 11 } as const; // nearest, down, up, to zero; no inexact exception
 
-const plain: Partial<Record<Operation, VecOpName>> = {
+const plain: Partial<Record<Operation | Bound, VecOpName>> = {
+  larger: "vmaxps",
+  smaller: "vminps",
   add: "vaddps",
   sub: "vsubps",
   mul: "vmulps",
@@ -358,11 +360,11 @@ export class X64Machine implements Machine {
     if (dst !== src) this.#asm.v("vmovups", this.#length, dst, src);
   }
 
-  clobbersEarly(op: Operation): boolean {
+  clobbersEarly(op: Operation | Bound): boolean {
     return op === "max" || op === "min";
   }
 
-  operation(op: Operation, dst: VectorReg, args: readonly VectorReg[], count: number): void {
+  operation(op: Operation | Bound, dst: VectorReg, args: readonly VectorReg[], count: number): void {
     const asm = this.#asm;
     const length = this.#length;
     const [a, b, c] = args as [VectorReg, VectorReg, VectorReg];

@@ -209,6 +209,16 @@ describe.skipIf(!runs).each(isas)("expressions on %s", (isa) => {
     for (const length of [1, 7, 16, 33, 200]) check(isa, randomExpression(random, 6, [name]), length, random);
   });
 
+  test("selections by a comparison of what they select from", () => {
+    const random = makeRandom(3);
+    const v = new Expressions();
+    const operands = [v.operand(0, "f32"), v.operand(1, "f32"), v.f(0), v.f(-1)];
+    const results = operands.flatMap((a) =>
+      operands.flatMap((b) => (a === b ? [] : [v.select(v.lt(a, b), b, a), v.select(v.lt(a, b), a, b)])),
+    );
+    while (results.length > 0) check(isa, results.splice(0, 6), 900, random);
+  });
+
   test("random graphs, with more values than registers", () => {
     for (let seed = 1; seed <= 60; seed++) {
       const random = makeRandom(seed);

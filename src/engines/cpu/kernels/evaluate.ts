@@ -1,8 +1,8 @@
 // Straight-line code for vector expressions: order, registers, spilling.
 
 import { invariant } from "../../../core/errors.ts";
-import type { Node } from "../expression.ts";
-import type { Machine, VectorReg } from "../machine.ts";
+import type { Node, Operation } from "../expression.ts";
+import type { Bound, Machine, VectorReg } from "../machine.ts";
 
 /** Looks through reinterpretations, which cost nothing. */
 export function strip(node: Node): Node {
@@ -13,6 +13,20 @@ export function strip(node: Node): Node {
 /** Operands of a node. */
 export function argumentsOf(node: Node): readonly Node[] {
   return node.kind === "op" ? node.args : [];
+}
+
+/** What computes a node: its own operation, or one that does a comparison and a selection by it. */
+function formOf(node: Node & { kind: "op" }): {
+  readonly op: Operation | Bound;
+  readonly args: readonly Node[];
+  readonly count: number;
+} {
+  const [mask, a, b] = node.args.map(strip);
+  if (node.op !== "select" || mask?.kind !== "op" || mask.op !== "lt") return node;
+  const [x, y] = mask.args.map(strip) as [Node, Node];
+  if (x === b && y === a) return { op: "larger", args: [y, x], count: 0 };
+  if (x === a && y === b) return { op: "smaller", args: [x, y], count: 0 };
+  return node;
 }
 
 /** A value that is wanted, and what to do with the register that holds it. */
@@ -59,7 +73,7 @@ export function evaluate(machine: Machine, roots: readonly Root[], around: Surro
     const node = strip(given);
     if (seen.has(node) || fixed.has(node) || fetched(node)) return;
     seen.add(node);
-    if (!fetches(node)) for (const arg of argumentsOf(node)) compute(arg);
+    if (!fetches(node) && node.kind === "op") for (const arg of formOf(node).args) compute(arg);
     steps.push({ node });
   };
   for (const root of roots) {
@@ -69,7 +83,7 @@ export function evaluate(machine: Machine, roots: readonly Root[], around: Surro
   if (fetchFirst) for (const root of roots) steps.push({ node: strip(root.node), root });
   const usesOf = new Map<Node, number[]>();
   const readsOf = ({ node, root }: Step) =>
-    root !== undefined ? [node] : fetches(node) ? [] : argumentsOf(node).map(strip);
+    root !== undefined ? [node] : fetches(node) || node.kind !== "op" ? [] : formOf(node).args.map(strip);
   for (const [at, step] of steps.entries()) {
     for (const read of readsOf(step)) {
       const uses = usesOf.get(read);
@@ -161,11 +175,12 @@ export function evaluate(machine: Machine, roots: readonly Root[], around: Surro
       continue;
     }
     invariant(node.kind === "op", () => `a ${node.kind} cannot be computed`);
-    const early = machine.clobbersEarly(node.op);
+    const { op, count } = formOf(node);
+    const early = machine.clobbersEarly(op);
     if (!early) for (const read of reads) drop(read, at);
     // Registers of dropped operands may be taken for the result at once.
     const result = allocate(node, at, early ? keep : new Set(reads));
-    machine.operation(node.op, result, registers, node.count);
+    machine.operation(op, result, registers, count);
     if (early) for (const read of reads) drop(read, at);
   }
   return slots;
