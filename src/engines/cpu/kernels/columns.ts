@@ -68,7 +68,7 @@ class ColumnWriter extends NestWriter {
           use: (register: VectorReg) =>
             machine.accumulate(kind, accumulators[i]![step]!, register, typeOf(value), extent),
         }));
-        const slots = evaluate(machine, roots, {
+        const slots = evaluate(machine, [roots], {
           ...around,
           fixed: new Map(),
           fetches: (node) => node.kind === "operand",
@@ -85,7 +85,7 @@ class ColumnWriter extends NestWriter {
         use: (register: VectorReg) =>
           machine.store(register, operands[operand]!.dtype, this.address(operand, offset, true), extent),
       }));
-      const slots = evaluate(machine, roots, {
+      const slots = evaluate(machine, [roots], {
         ...around,
         fixed: new Map([...results].map(([node, i]) => [node, accumulators[i]![step]!])),
         fetches: (node) => node.kind === "operand",

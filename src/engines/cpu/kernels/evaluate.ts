@@ -40,6 +40,19 @@ interface Held {
   readonly register: VectorReg;
 }
 
+/** The first items of all lists, the second ones, and so on; of those that have the same identity the first. */
+function sideBySide<T>(lists: readonly (readonly T[])[], identity: (item: T) => unknown): T[] {
+  const found = new Map<unknown, T>();
+  const longest = Math.max(...lists.map(({ length }) => length));
+  for (let at = 0; at < longest; at++) {
+    for (const list of lists) {
+      const item = list[at];
+      if (item !== undefined && !found.has(identity(item))) found.set(identity(item), item);
+    }
+  }
+  return [...found.values()];
+}
+
 /** Where an evaluation may put values, and how it gets those that it does not compute. */
 export interface Surroundings {
   readonly vectors: readonly VectorReg[];
@@ -58,29 +71,34 @@ export interface Surroundings {
 }
 
 /**
- * Emits the evaluation of `roots` in their order; returns how many spill slots it took. Values live in registers as long as they are needed; the
+ * Emits the evaluation of groups of roots, each in its order, side by side: the processor finds in neighbouring instructions what does not wait for
+ * each other. Returns how many spill slots it took. Values live in registers as long as they are needed; the
  * one whose next use is farthest makes room. Operations on expressions of any length need three registers only.
  */
-export function evaluate(machine: Machine, roots: readonly Root[], around: Surroundings): number {
+export function evaluate(machine: Machine, groups: readonly (readonly Root[])[], around: Surroundings): number {
   const { fixed, fetches, fetch, spillSlot, fetchFirst = false } = around;
   const isMask = (node: Node) => node.type === "mask" && machine.masks.length > 0;
   const fetched = (node: Node) => node.kind === "constant" || (!fetchFirst && fetches(node));
   // A schedule of steps: compute a node, or hand a root to its user. Fetched nodes are brought where they are used.
   type Step = { readonly node: Node; readonly root?: Root };
-  const steps: Step[] = [];
-  const seen = new Set<Node>();
-  const compute = (given: Node) => {
-    const node = strip(given);
-    if (seen.has(node) || fixed.has(node) || fetched(node)) return;
-    seen.add(node);
-    if (!fetches(node) && node.kind === "op") for (const arg of formOf(node).args) compute(arg);
-    steps.push({ node });
+  const scheduleOf = (roots: readonly Root[]): Step[] => {
+    const schedule: Step[] = [];
+    const seen = new Set<Node>();
+    const compute = (given: Node) => {
+      const node = strip(given);
+      if (seen.has(node) || fixed.has(node) || fetched(node)) return;
+      seen.add(node);
+      if (!fetches(node) && node.kind === "op") for (const arg of formOf(node).args) compute(arg);
+      schedule.push({ node });
+    };
+    for (const root of roots) {
+      compute(root.node);
+      if (!fetchFirst) schedule.push({ node: strip(root.node), root });
+    }
+    return schedule;
   };
-  for (const root of roots) {
-    compute(root.node);
-    if (!fetchFirst) steps.push({ node: strip(root.node), root });
-  }
-  if (fetchFirst) for (const root of roots) steps.push({ node: strip(root.node), root });
+  const steps = sideBySide(groups.map(scheduleOf), ({ node, root }) => root ?? node);
+  if (fetchFirst) for (const root of groups.flat()) steps.push({ node: strip(root.node), root });
   const usesOf = new Map<Node, number[]>();
   const readsOf = ({ node, root }: Step) =>
     root !== undefined ? [node] : fetches(node) || node.kind !== "op" ? [] : formOf(node).args.map(strip);

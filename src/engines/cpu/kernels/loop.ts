@@ -4,7 +4,7 @@ import { dtypeBytes } from "../../../core/dtype.ts";
 import { invariant } from "../../../core/errors.ts";
 import type { Node } from "../expression.ts";
 import type { Address, Extent, Machine, ReduceKind, VectorReg } from "../machine.ts";
-import { argumentsOf, evaluate, type Root, strip } from "./evaluate.ts";
+import { argumentsOf, evaluate, type Root, type Surroundings, strip } from "./evaluate.ts";
 import { emitNest, type FrameSize, type LoopStore, type NestSpec, NestWriter, neutral, typeOf } from "./nest.ts";
 
 /** A nest whose reductions run over the vector dimension, a row: what depends on a row's result is computed in a further pass over the row. */
@@ -14,10 +14,13 @@ export type LoopSpec = NestSpec;
 const longRowBytes = 32 * 1024;
 
 /**
- * Operations of a pass from which on it asks for its operands early: the processor, which looks some hundred instructions ahead, would come to the
- * loads too late.
+ * Operations of a pass from which on the processor, which looks some hundred instructions ahead, comes to the loads too late and sees too few
+ * vectors: it is told to fetch operands early, and handles some vectors side by side.
  */
 const computingOperations = 10;
+
+/** Vectors that a pass of many operations handles side by side. */
+const together = 2;
 
 /** How far ahead: across the border of a page, at which the processor's own prefetching stops. */
 const bytesAhead = 2048;
@@ -132,6 +135,37 @@ class Phases {
   }
 }
 
+/** Expressions of several vectors: each has nodes of its own but for what is the same in all of them. */
+class Copies {
+  readonly #shared: (node: Node) => boolean;
+  readonly #copies = new Map<number, Map<Node, Node>>();
+  readonly #originals = new Map<Node, { readonly node: Node; readonly step: number }>();
+
+  constructor(shared: (node: Node) => boolean) {
+    this.#shared = shared;
+  }
+
+  /** A node as the vector of the step has it. */
+  of(given: Node, step: number): Node {
+    const node = strip(given);
+    if (this.#shared(node)) return node;
+    let copies = this.#copies.get(step);
+    if (copies === undefined) this.#copies.set(step, (copies = new Map()));
+    let copy = copies.get(node);
+    if (copy === undefined) {
+      copy = node.kind === "op" ? { ...node, args: node.args.map((arg) => this.of(arg, step)) } : { ...node };
+      copies.set(node, copy);
+      this.#originals.set(copy, { node, step });
+    }
+    return copy;
+  }
+
+  /** What a node is a copy of, and for which step. */
+  original(node: Node): { readonly node: Node; readonly step: number } {
+    return this.#originals.get(node) ?? { node, step: 0 };
+  }
+}
+
 /** The mask that all stores have. */
 function commonMask(stores: readonly LoopStore[]): Node | undefined {
   const where = stores[0]?.where;
@@ -162,10 +196,11 @@ class LoopWriter extends NestWriter {
     this.machine.end();
   }
 
-  /** Vectors a pass's loop handles at once: reductions need independent accumulators to hide their latency. */
+  /** Most vectors that a pass's loop handles at once: reductions need independent accumulators to hide their latency. */
   get #unroll(): number {
     const { dims, reductions } = this.spec;
-    return reductions.length === 0 || dims.at(-1)! < 4 * this.machine.lanes ? 1 : 4;
+    if (dims.at(-1)! < 4 * this.machine.lanes) return 1;
+    return reductions.length === 0 ? together : 4;
   }
 
   #scratchAddress(row: number, offset: number): Address {
@@ -238,7 +273,7 @@ class LoopWriter extends NestWriter {
       });
     }
     if (roots.length === 0) return;
-    const slots = evaluate(machine, roots, {
+    const slots = evaluate(machine, [roots], {
       vectors: machine.vectors,
       masks: machine.masks,
       fixed: new Map(),
@@ -272,13 +307,24 @@ class LoopWriter extends NestWriter {
     const { operands } = this.spec;
     const [skipped, where] = [machine.label(), sums.length + keeps.length === 0 ? commonMask(stores) : undefined];
     const skipsRow = where !== undefined && this.#phases.isRow(where);
+    const skipsVectors = where !== undefined && !skipsRow;
     if (skipsRow) {
       const register = (machine.masks[0] ?? machine.vectors[0])!;
       this.#fetchRow(where, register);
       machine.jumpIfNone(register, skipped);
     }
-    const registers = sums.length === 0 ? 1 : Math.floor((machine.vectors.length - registersLeft) / sums.length);
-    const unroll = Math.min(this.#unroll, registers < 2 ? 1 : registers < 4 ? 2 : 4);
+    const roots = [
+      ...(where === undefined ? [] : [where]),
+      ...stores.map(({ value }) => value),
+      ...sums.map(({ value }) => value),
+      ...keeps.map(([node]) => node),
+    ];
+    const keptBefore = (node: Node) => this.#phases.kept.has(node) && this.#phases.of(node) < phase;
+    const { loads, operations } = this.#workOf(roots, keptBefore);
+    const computes = operations >= computingOperations;
+    const registers = (machine.vectors.length - registersLeft) / sums.length;
+    const wanted = sums.length === 0 && !computes ? 1 : this.#unroll;
+    const unroll = Math.min(wanted, registers < 2 ? 1 : registers < 4 ? 2 : 4);
     const vectors = [...machine.vectors];
     const accumulators = sums.map(() => Array.from({ length: unroll }, () => vectors.pop()!));
     for (const [i, { kind, value }] of sums.entries()) {
@@ -287,13 +333,6 @@ class LoopWriter extends NestWriter {
     }
     // Constants and row values stay in registers while enough of them are left for the expression.
     const fixed = new Map<Node, VectorReg>();
-    const roots = [
-      ...(where === undefined ? [] : [where]),
-      ...stores.map(({ value }) => value),
-      ...sums.map(({ value }) => value),
-      ...keeps.map(([node]) => node),
-    ];
-    const keptBefore = (node: Node) => this.#phases.kept.has(node) && this.#phases.of(node) < phase;
     for (const node of this.#leavesOf(roots, keptBefore)) {
       if (vectors.length <= 10) break;
       if (node.type === "mask" && machine.masks.length > 0) continue;
@@ -303,8 +342,6 @@ class LoopWriter extends NestWriter {
       fixed.set(node, register);
     }
     let spills = 0;
-    const { loads, operations } = this.#workOf(roots, keptBefore);
-    const computes = operations >= computingOperations;
     // The second pass computes most, from memory that the first has brought: meanwhile the next row and the results' lines come closer.
     const { dims } = this.spec;
     const ahead = phase === 1 && this.columns * 4 >= longRowBytes && dims.length > 1;
@@ -317,12 +354,9 @@ class LoopWriter extends NestWriter {
         if (stored.has(i) || bytes !== 0) machine.prefetch(dtype, this.address(i, offset, true), bytes, stored.has(i));
       }
     };
-    const body = (step: number, extent: Extent, aligned: boolean) => {
+    const rootsOf = (step: number, extent: Extent, aligned: boolean): Root[] => {
       const offset = step * machine.lanes;
-      if (ahead && extent === "full") bring(offset);
-      else if (computes && extent === "full")
-        for (const i of loads) machine.prefetch(operands[i]!.dtype, this.address(i, offset, true), bytesAhead, false);
-      const wanted: Root[] = [
+      return [
         ...keeps.map(
           ([node, row]): Root => ({
             node,
@@ -349,12 +383,27 @@ class LoopWriter extends NestWriter {
           }),
         ),
       ];
-      const around = {
+    };
+    /** The vectors of some steps, side by side. */
+    const body = (steps: readonly number[], extent: Extent, aligned: boolean) => {
+      for (const step of extent === "full" ? steps : []) {
+        const offset = step * machine.lanes;
+        if (ahead) bring(offset);
+        else if (computes)
+          for (const i of loads) machine.prefetch(operands[i]!.dtype, this.address(i, offset, true), bytesAhead, false);
+      }
+      const copies = new Copies((node) => node.kind === "constant" || this.#phases.isRow(node));
+      const around: Surroundings = {
         vectors,
         masks: machine.masks,
         fixed,
-        fetches: (node: Node) => node.kind === "operand" || this.#rowSlots.has(node) || keptBefore(node),
-        fetch: (node: Node, register: VectorReg) => {
+        fetches: (copy) => {
+          const { node } = copies.original(copy);
+          return node.kind === "operand" || this.#rowSlots.has(node) || keptBefore(node);
+        },
+        fetch: (copy, register) => {
+          const { node, step } = copies.original(copy);
+          const offset = step * machine.lanes;
           if (keptBefore(node))
             machine.load(register, "fp32", this.#scratchAddress(this.#phases.kept.get(node)!, offset), extent);
           else if (this.#phases.isRow(node)) this.#fetchRow(node, register);
@@ -369,17 +418,29 @@ class LoopWriter extends NestWriter {
         spillSlot: this.used.vectors,
         fetchFirst: this.spec.inPlace,
       };
+      const emit = (groups: readonly (readonly Root[])[]) => {
+        spills = Math.max(spills, evaluate(machine, groups, around));
+      };
       const next = machine.label();
-      if (where !== undefined && !skipsRow) {
-        const test = [{ node: where, use: (mask: VectorReg) => machine.jumpIfNone(mask, next) }];
-        spills = Math.max(spills, evaluate(machine, test, around));
-      }
-      spills = Math.max(spills, evaluate(machine, wanted, around));
+      if (skipsVectors)
+        emit(steps.map((step) => [{ node: copies.of(where, step), use: (mask) => machine.jumpIfNone(mask, next) }]));
+      emit(
+        steps.map((step) =>
+          rootsOf(step, extent, aligned).map(({ node, use }) => ({ node: copies.of(node, step), use })),
+        ),
+      );
       machine.bind(next);
     };
     const loop = (end: number, steps: number, extent: Extent, aligned = false) =>
       this.sweep(end, extent === "full" ? steps * machine.lanes : 1, () => {
-        for (let step = 0; step < steps; step++) body(step, extent, aligned);
+        // A vector that may be skipped is alone.
+        const width = computes && !skipsVectors && steps % together === 0 ? together : 1;
+        for (let step = 0; step < steps; step += width)
+          body(
+            Array.from({ length: width }, (_, i) => step + i),
+            extent,
+            aligned,
+          );
       });
     const vectorsOf = (aligned: boolean) => {
       if (unroll > 1) loop(this.unrolledEnd, unroll, "full", aligned);
@@ -410,7 +471,7 @@ class LoopWriter extends NestWriter {
     } else {
       const after = machine.label();
       machine.jumpIfCounterNotBelow(this.length, after);
-      body(0, "tail", false);
+      body([0], "tail", false);
       machine.bind(after);
       finish();
     }
