@@ -177,6 +177,23 @@ describe("many", () => {
   });
 });
 
+// Results from 16 MiB on go past the caches, at whatever address they begin, and the next loop reads them.
+test.each([4096, 4100])("4 million elements in rows of %i are stored before they are read", async (columns) => {
+  const x = input([1050, columns], { dtype: "fp16", name: "x" });
+  const wide = x.cast("fp32").mul(0.5);
+  const turned = wide.transpose([1, 0]);
+  for (const engine of engines) {
+    using program = await compile({ wide, sums: turned.sum(0) }, { engine });
+    const given = whole(1050 * columns);
+    const { wide: all, sums } = await program.run({ x: given });
+    expect(all.data.findIndex((each, i) => each !== given[i]! / 2)).toBe(-1);
+    for (const row of [0, 1, 1049]) {
+      const part = given.subarray(row * columns, (row + 1) * columns);
+      expect(sums.data[row]).toBe(part.reduce((sum, each) => sum + each, 0) / 2);
+    }
+  }
+});
+
 describe("stages", () => {
   test.each([
     ["cpu", "sim"],
