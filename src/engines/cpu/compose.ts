@@ -65,7 +65,7 @@ class Composer {
   readonly #arguments: { readonly place: Place; readonly batch: readonly number[]; writes: boolean }[] = [];
   readonly #temporaries: { readonly offset: number; readonly bytes: number }[] = [];
   /** Right operands that the present task has packed, by what the copy looks like. */
-  readonly #packed = new Map<string, { readonly offset: number; readonly bytes: number }>();
+  readonly #packed = new Map<string, { readonly index: number; readonly offset: number; readonly bytes: number }>();
   #heldBytes = 0;
   /** Operations of one batch element. */
   #flops = 0;
@@ -137,10 +137,11 @@ class Composer {
       const key = JSON.stringify([args.b, layout]);
       const known = this.#packed.get(key);
       const fits = known !== undefined && known.bytes >= bytes;
-      const offset = fits ? known.offset : this.#temporary(this.#packed.size, bytes);
+      const index = known?.index ?? this.#packed.size;
+      const offset = fits ? known.offset : this.#temporary(index, bytes);
       offsets.set(temp, offset);
       if (fits) continue;
-      this.#packed.set(key, { offset, bytes });
+      this.#packed.set(key, { index, offset, bytes });
       phases.push(phase(plan.setup[i]!));
     }
     for (const [temp, bytes] of plan.temps.entries())
