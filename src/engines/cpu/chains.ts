@@ -80,7 +80,7 @@ export function findChains({ fused, layout, nests, outputs, readers }: Surroundi
       second = loop.members
         .filter((member) => fused.stored.has(member) && member.size === sizeOf(shape) && plain(member))
         .flatMap((member) => (readers.get(member) ?? []).filter((group) => multipliesRows(group, member)))
-        .find((group) => !taken.has(group) && !loop.members.includes(rightOf(group)));
+        .find((group) => !taken.has(group) && ![...firsts, ...loop.members].includes(rightOf(group)));
       // Blocks of rows read the whole right-hand matrices again and again: those of a head, not weights.
       if (second === undefined || ![...groups, second].every(isSmallOfBatch)) continue;
       // The second product runs with the loop if its other operand is there by then; else the loop waits for it.
