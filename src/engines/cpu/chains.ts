@@ -97,7 +97,12 @@ export function findChains({ fused, layout, nests, outputs, readers }: Surroundi
         (array) => fused.stored.has(array) && !outputs.has(array) && readElsewhere(array, chain).length === 0,
       ),
     );
-    for (const group of chain) taken.add(group);
+    // Later chains see where this one's groups now run.
+    const place = at(anchor);
+    for (const group of chain) {
+      taken.add(group);
+      position.set(group, place);
+    }
     chains.set(anchor, { firsts: groups, loop, second, inner });
   }
   return chains;
