@@ -225,9 +225,12 @@ class Planner {
       const array = this.#graph.outputs.get(output)!;
       const old = this.#graph.inputs.get(input)!;
       const own = this.#fused.groupOf.get(array)!;
-      const safe = (readers.get(old) ?? []).every((group) =>
-        group === own ? this.#readsInPlace(group, old, array) : order.get(group)! < order.get(own)!,
-      );
+      const chain = this.#chains.get(own);
+      const safe = (readers.get(old) ?? []).every((group) => {
+        if (group === own) return this.#readsInPlace(group, old, array);
+        // A chain's groups take turns, block by block.
+        return order.get(group)! < order.get(own)! && (chain === undefined || this.#chains.get(group) !== chain);
+      });
       if (!safe) this.#staged.add(array);
     }
   }
