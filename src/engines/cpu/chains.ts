@@ -130,79 +130,102 @@ function isSmallOfBatch({ members }: Group): boolean {
   return y.size > matrix && matrix * dtypeBytes[y.dtype] <= smallBytes;
 }
 
-/** What an additive mask holds at most where a position may not be seen: exp of it is 0 beside any score that fp16 can hold half of. */
+/** How far an additive mask is below its row's maximum, at least, where a position may not be seen: exp of it is 0 beside any score that fp16 can hold half of. */
 const unseen = -30000;
 
+/** For every row of a matrix, the same in every batch element, the column from which on all is 0. */
+export interface RowEnds {
+  readonly columns: number;
+  readonly ends: readonly number[];
+}
+
 /**
- * For every row of a chain the column from which on all that its loop stores is 0, as in causal attention: a softmax of scores plus a constant mask,
- * or products with what such a softmax gave (`known`). Undefined where nothing is known.
+ * Where the rows of all that a chain's loop stores end, as in causal attention: a softmax of scores plus a constant mask, and products with what
+ * such a softmax gives, or with what is `known` to end. Undefined where something does not end, or nothing is known.
  */
 export function endsOfRows(
-  loop: Group,
+  { firsts, loop: { columns, members }, inner }: Chain,
   { touched, spec }: Nest,
   product: Product,
-  known: ReadonlyMap<Arr, readonly number[]>,
-): readonly number[] | undefined {
-  if (loop.columns === 0) return undefined;
-  return maskedEnds(loop, touched, spec.dims, product) ?? inheritedEnds(loop, touched, spec.dims, known);
-}
-
-/** Of a softmax of a product plus a constant that is the same for every batch element. */
-function maskedEnds(
-  { members }: Group,
-  touched: readonly Touched[],
-  dims: readonly number[],
-  { c, extents, m, n }: Product,
-): number[] | undefined {
-  const [sum, ...others] = members;
-  const softmax = others.every(
-    (each) => each.operator === "softmax" && operandsOf(each).every((operand) => members.includes(rootOf(operand))),
-  );
-  if (!softmax || others.length === 0 || sum?.operator !== "add" || sum.source.kind !== "map") return undefined;
-  const masks = operandsOf(sum)
-    .map(rootOf)
-    .filter((root) => root !== c.root);
-  const mask = touched.find(({ access }) => access.root === masks[0]);
-  if (masks.length !== 1 || mask?.access.root.source.kind !== "constant") return undefined;
-  const strides = reshapeStrides(dims, mask.strides, [...extents, m, n]);
-  if (strides === undefined || strides.slice(0, -2).some((stride) => stride !== 0)) return undefined;
-  const { data } = mask.access.root.source;
-  const [row, column] = strides.slice(-2) as [number, number];
-  return Array.from({ length: m }, (_, i) => {
-    let end = n;
-    while (end > 0 && data[mask.access.offset + i * row + (end - 1) * column]! <= unseen) end--;
-    return end === 0 ? n : end; // where nothing may be seen, all counts alike
-  });
-}
-
-/** Of what is 0 wherever an array with known ends is: products with it, and sums of such products. */
-function inheritedEnds(
-  { members }: Group,
-  touched: readonly Touched[],
-  dims: readonly number[],
-  known: ReadonlyMap<Arr, readonly number[]>,
-): readonly number[] | undefined {
-  const whole = contiguous(dims);
-  const source = touched.find(
-    ({ access, strides }) =>
-      known.has(access.root) && access.offset === 0 && strides.every((stride, axis) => stride === whole[axis]),
-  );
-  if (source === undefined) return undefined;
-  const zero = new Set<Arr>([source.access.root]);
-  const size = sizeOf(dims);
+  known: ReadonlyMap<Arr, RowEnds>,
+): RowEnds | undefined {
+  // The first products are computed as far as the rows go, so nobody else may read them.
+  if (columns === 0 || !firsts.every((group) => inner.has(group.members[0]!))) return undefined;
+  const size = sizeOf(spec.dims);
+  const zero = new Set<Arr>();
+  let masked: Arr | undefined;
+  let result = knownEnds(touched, spec.dims, product, known, (array) => zero.add(array));
   for (const member of members) {
-    const { source: made } = member;
-    if (made.kind === "reduce" && made.fold === "sum" && zero.has(rootOf(made.x))) continue;
-    if (member.size < size) {
-      if (made.kind === "reduce") return undefined; // counts what would be left out
-      continue;
+    if (result !== undefined) break;
+    result = maskedEnds(member, touched, spec.dims, product);
+    if (result !== undefined) masked = member;
+  }
+  if (result === undefined) return undefined;
+  const maxima = new Set<Arr>();
+  for (const member of members) {
+    const { source, operator } = member;
+    if (source.kind === "reduce") {
+      const root = rootOf(source.x);
+      if (source.fold === "max" && root === masked) maxima.add(member);
+      else if (source.fold !== "sum" || !zero.has(root)) return undefined; // counts what would be left out
+    } else if (member.size === size) {
+      const operands = operandsOf(member).map(rootOf) as [Arr, Arr];
+      const powers = operator === "softmax" && operands[0] === masked && maxima.has(operands[1]);
+      const scaled = (operator === "mul" || operator === "softmax") && operands.length === 2;
+      if (powers || (scaled && operands.some((operand) => zero.has(operand)))) zero.add(member);
     }
-    const operands = operandsOf(member).map(rootOf);
-    const product = member.operator === "mul" && operands.length === 2 && operands.some((operand) => zero.has(operand));
-    if (made.kind === "map" && product) zero.add(member);
   }
   const stored = touched.filter(({ access }) => members.includes(access.root) && access.root.size === size);
-  return stored.length > 0 && stored.every(({ access }) => zero.has(access.root))
-    ? known.get(source.access.root)
-    : undefined;
+  return stored.every(({ access }) => zero.has(access.root)) ? result : undefined;
+}
+
+/** Of an array that the loop reads, if only element by element; `found` is called with it. */
+function knownEnds(
+  touched: readonly Touched[],
+  dims: readonly number[],
+  { m, n }: Product,
+  known: ReadonlyMap<Arr, RowEnds>,
+  found: (array: Arr) => void,
+): RowEnds | undefined {
+  const whole = contiguous(dims);
+  for (const { access, strides } of touched) {
+    const { root, offset } = access;
+    const rows = known.get(root);
+    const fits = rows?.columns === n && rows.ends.length === m;
+    const elementwise = offset === 0 && strides.every((stride, axis) => stride === whole[axis]);
+    if (!fits || !elementwise || touched.filter((each) => each.access.root === root).length > 1) continue;
+    found(root);
+    return rows;
+  }
+  return undefined;
+}
+
+/** Of a softmax of the array, if it is a sum with a constant that is the same for every batch element. */
+function maskedEnds(
+  array: Arr,
+  touched: readonly Touched[],
+  dims: readonly number[],
+  { extents, m, n }: Product,
+): RowEnds | undefined {
+  if (array.operator !== "add" || array.source.kind !== "map" || array.size !== sizeOf(dims)) return undefined;
+  const constants = operandsOf(array)
+    .map(rootOf)
+    .filter(({ source }) => source.kind === "constant");
+  const masks = touched.filter(({ access }) => access.root === constants[0]);
+  const [mask] = masks;
+  if (constants.length !== 1 || masks.length !== 1 || mask === undefined) return undefined;
+  const { root, offset } = mask.access;
+  const strides = reshapeStrides(dims, mask.strides, [...extents, m, n]);
+  if (strides === undefined || strides.slice(0, -2).some((stride) => stride !== 0)) return undefined;
+  const { data } = root.source as Arr["source"] & { kind: "constant" };
+  const [row, column] = strides.slice(-2) as [number, number];
+  const ends = Array.from({ length: m }, (_, i) => {
+    const at = (j: number) => data[offset + i * row + j * column]!;
+    let top = Number.NEGATIVE_INFINITY;
+    for (let j = 0; j < n; j++) top = Math.max(top, at(j));
+    let end = n;
+    while (end > 0 && at(end - 1) - top <= unseen) end--;
+    return end;
+  });
+  return { columns: n, ends };
 }

@@ -5,7 +5,7 @@ import { invariant } from "../../core/errors.ts";
 import { float16Bits } from "../../core/float16.ts";
 import { sizeOf } from "../../core/shape.ts";
 import type { Program } from "../../ir/program.ts";
-import { type Chain, endsOfRows, findChains } from "./chains.ts";
+import { type Chain, endsOfRows, findChains, type RowEnds } from "./chains.ts";
 import { type ComposedStep, type Product, planChain, planTriangular } from "./compose.ts";
 import { domainOf, expand, type Fused, fuse, type Group, rootOf } from "./fuse.ts";
 import {
@@ -97,7 +97,7 @@ class Planner {
   /** Packed copies of matrices, by their storage, and by place and form in it. */
   readonly #packed = new Map<Storage, Map<string, Place>>();
   /** Arrays of rows that are 0 from some column on. */
-  readonly #ends = new Map<Arr, readonly number[]>();
+  readonly #ends = new Map<Arr, RowEnds>();
   readonly #readsOf = new Map<Arr, ReadonlySet<Arr>>();
   #scratch = 0;
 
@@ -375,7 +375,7 @@ class Planner {
     const places = touched.map(({ access }) => this.#place(access.root, access.offset));
     const products = firsts.map(({ members }) => this.#product(members[0]!));
     const last = second && this.#product(second.members[0]!);
-    const ends = endsOfRows(loop, this.#nests.of(loop), products[0]!, this.#ends);
+    const rows = endsOfRows(chain, this.#nests.of(loop), products[0]!, this.#ends);
     const operandOf = (root: Arr) => touched.findIndex(({ access }) => access.root === root);
     const ports = new Set(places.flatMap(({ storage }) => (storage.kind === "port" ? [storage.port] : [])));
     const replaces = spec.stores.some(({ operand }) =>
@@ -389,7 +389,7 @@ class Planner {
         values: products.map(({ c }) => operandOf(c.root)),
         second: last && { product: last, rows: operandOf(last.a.root) },
         inner: new Set(touched.flatMap(({ access, index }) => (inner.has(access.root) ? [index] : []))),
-        ends,
+        ends: rows?.ends,
       },
       isa,
       threads,
@@ -409,10 +409,10 @@ class Planner {
     ];
     this.#native("chain", step.plan, step.places, (arg) => step.writes[arg]!, what.join(", then "));
     for (const group of groups) this.#done(group);
-    if (ends === undefined) return;
+    if (rows === undefined) return;
     for (const { operand } of spec.stores) {
       const { root } = touched[operand]!.access;
-      if (root.size === sizeOf(spec.dims)) this.#ends.set(root, ends);
+      if (root.size === sizeOf(spec.dims)) this.#ends.set(root, rows);
     }
   }
 
@@ -700,13 +700,22 @@ class Planner {
     return { a, b, c, extents, m, n, k };
   }
 
+  /** Where the rows of a product's transposed left operand end, if its batch elements are whole matrices of known rows. */
+  #endsOf({ a, k }: Product): readonly number[] | undefined {
+    const rows = this.#ends.get(a.root);
+    if (rows?.ends.length !== k || a.row !== 1 || a.column !== rows.columns) return undefined;
+    const skipped = Math.floor((a.place.offset - this.#place(a.root).offset) / dtypeBytes[a.dtype] / rows.columns);
+    const matrix = k * rows.columns;
+    return skipped % k === 0 && a.batch.every((stride) => stride % matrix === 0) ? rows.ends : undefined;
+  }
+
   #matmul(array: Arr): void {
     const { x, y } = array.source as Arr["source"] & { kind: "matmul" };
     const { isa, threads } = this.#options;
     const product = this.#product(array);
     const { a, b, c, extents, m, n, k } = product;
-    const ends = this.#ends.get(a.root);
-    if (ends?.length === k && a.row === 1 && a.column === a.root.shape.at(-1)) {
+    const ends = this.#endsOf(product);
+    if (ends !== undefined) {
       this.#composed("matmul", planTriangular(product, ends, isa, threads), `${nameOf(product)}, lower triangle`);
       return;
     }
