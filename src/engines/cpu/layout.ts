@@ -1,8 +1,10 @@
 // Memory order: which arrays are stored transposed so that later reshapes are views, which are written straight into a larger array, which need a copy.
 
+import { newValues } from "../../core/dtype.ts";
 import { invariant } from "../../core/errors.ts";
+import { offsetsOf } from "../../ops/kernels/loops.ts";
 import { rootOf } from "./fuse.ts";
-import { Arr, accessOf, contiguous, type Graph, operandsOf } from "./graph.ts";
+import { type Access, Arr, accessOf, contiguous, type Graph, operandsOf, type Source } from "./graph.ts";
 
 /** Where a root's elements are stored: in its own memory, or as part of another root's. */
 export interface Location {
@@ -66,19 +68,20 @@ export function layOut(graph: Graph, inPlace: ReadonlySet<string>): { graph: Gra
     );
   }
   const arrays: Arr[] = [];
+  const constants = new Map<string, Arr>();
   let lastId = Math.max(0, ...graph.arrays.map(({ id }) => id));
   for (const array of graph.arrays) {
     if (array.source.kind === "view" && accessOf(array, layout.stridesOf) === undefined) {
       const { of, view } = array.source;
-      const copy = new Arr(
-        ++lastId,
-        of.dtype,
-        of.shape,
-        { kind: "map", operands: [of], f: (_v, lanes) => lanes[0]! },
-        "copy",
-      );
+      const { root, offset, strides } = accessOf(of, layout.stridesOf)!;
+      const key = JSON.stringify([root.id, of.shape, offset, strides]);
+      let copy = constants.get(key);
+      if (copy === undefined) {
+        const source = copyOf(of, { root, offset, strides });
+        arrays.push((copy = new Arr(++lastId, of.dtype, of.shape, source, "copy")));
+        if (source.kind === "constant") constants.set(key, copy);
+      }
       array.source = { kind: "view", of: copy, view };
-      arrays.push(copy);
     }
     arrays.push(array);
   }
@@ -88,6 +91,15 @@ export function layOut(graph: Graph, inPlace: ReadonlySet<string>): { graph: Gra
   const whole = new Set([...graph.outputs].flatMap(([port, array]) => (inPlace.has(port) ? [array] : [])));
   placePieces(placed, layout, whole);
   return { graph: placed, layout };
+}
+
+/** A view's elements in memory of their own: of a constant (the mask of several heads), there before the first run. */
+function copyOf(of: Arr, { root, offset, strides }: Access): Source {
+  if (root.source.kind !== "constant") return { kind: "map", operands: [of], f: (_v, lanes) => lanes[0]! };
+  const { data: elements } = root.source;
+  const data = newValues(of.dtype, of.size);
+  for (const [i, at] of offsetsOf(of.shape, strides).entries()) data[i] = elements[offset + at]!;
+  return { kind: "constant", data };
 }
 
 /** Arrays that only an assembly reads are computed where they will be. */
