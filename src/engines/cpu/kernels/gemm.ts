@@ -86,6 +86,8 @@ const pageBytes = 4096;
 const partialBytes = 1 << 19;
 /** A packed operand that does not stay in cache until it is used. */
 const largeCopy = 1 << 22;
+/** Bytes that a task reads from memory at its full speed. */
+const longTask = 1 << 21;
 /** Work of a task below which starting it shows. */
 const taskFlops = 1 << 21;
 
@@ -283,9 +285,14 @@ function planRows(spec: GemmSpec, o: Oriented, isa: Isa, { lanes }: Geometry, th
   };
   const kind = rowKind(o);
   const batches = batch.reduce((all, size) => all * size, 1);
-  // Tasks worth starting; pieces of a row that memory is good at; sums that stay in the first-level cache.
-  const least = Math.ceil((1 << 16) / (k * storageBytes[o.qMatrix.storage]));
-  const share = Math.ceil((o.q * batches) / (threads * (kind === "dot" ? 4 : 2)));
+  // Tasks worth starting, of which long ones read memory faster; pieces of a row that memory is good at; sums that stay in the first-level cache.
+  const bytesPerColumn = k * storageBytes[o.qMatrix.storage];
+  const least = Math.ceil((1 << 16) / bytesPerColumn);
+  const tasks = Math.min(
+    kind === "dot" ? 4 : 2,
+    Math.max(1, Math.round((o.q * batches * bytesPerColumn) / threads / longTask)),
+  );
+  const share = Math.ceil((o.q * batches) / (threads * tasks));
   const columns = Math.max(least, share, kind === "dot" ? 1 : 256);
   const chunk = Math.ceil(Math.min(columns, o.q, Math.floor(8192 / o.p)) / lanes) * lanes;
   const cBytes = storageBytes[c.dtype];
