@@ -25,7 +25,15 @@ const kinds = {
   /** Continuous functions, in fp32 and in fp16, within what small changes of the inputs make of them. */
   smooth: (seed: number) => near(seed, { values: "smooth", dtypes: ["fp32", "fp32", "bool"] }, 2 ** -21, 64),
   smooth16: (seed: number) => near(seed, { values: "smooth", dtypes: ["fp16", "fp16", "fp32", "bool"] }, 2 ** -10, 16),
+  /** Mostly products with loops between them. */
+  chains: (seed: number) =>
+    exact(seed, randomProgram(seed, { ...chains, dtypes: ["fp16", "fp32", "fp32", "bool"] }), false),
+  attention: (seed: number) =>
+    near(seed, { ...chains, values: "smooth", dtypes: ["fp32", "fp32", "bool"] }, 2 ** -21, 64),
+  attention16: (seed: number) =>
+    near(seed, { ...chains, values: "smooth", dtypes: ["fp16", "fp16", "fp32", "bool"] }, 2 ** -10, 16),
 } as const;
+const chains: ProgramOptions = { favourite: "chain", size: 24 };
 const large: ProgramOptions = { most: 150_000, size: 8 };
 
 const engines = new Map<string, Engine>();

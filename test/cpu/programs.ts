@@ -42,6 +42,8 @@ export interface ProgramOptions {
   readonly size?: number;
   /** Elements of the largest value. */
   readonly most?: number;
+  /** An operator, by its maker's name, that most of the program consists of. */
+  readonly favourite?: string;
 }
 
 /** Extents at and around the lanes of both instruction sets, their unrolled loops and the blocks of tasks. */
@@ -100,10 +102,10 @@ class Maker {
   readonly floatFeeds = new Set<string>();
   readonly initial = new Map<Tensor, Float32Array>();
   readonly text: string[] = [];
-  readonly #options: Required<ProgramOptions>;
+  readonly #options: Omit<Required<ProgramOptions>, "favourite">;
   readonly #palette: number[];
 
-  constructor(seed: number, options: Required<ProgramOptions>) {
+  constructor(seed: number, options: Omit<Required<ProgramOptions>, "favourite">) {
     this.dice = new Dice(seed);
     this.#options = options;
     // Few extents a program, so that operands fit; 1 and one small one always.
@@ -504,6 +506,7 @@ class Maker {
       const tensor = a.tensor.cumsum(axis, { exclusive: dice.chance(0.3), reverse: dice.chance(0.3) });
       this.#result(tensor, a.bound * a.tensor.shape[axis]!, `cumsum ${a.name} at ${axis}`);
     },
+    chain: () => this.#chain(),
     /** softmax by hand, with its parts used elsewhere: reductions whose results come back to the row. */
     rows: () => {
       const a = this.tiny(this.any(this.floats, ({ rank, shape }) => rank >= 2 && shape.at(-1)! > 1));
@@ -516,6 +519,125 @@ class Maker {
       this.#result(tensor, this.whole ? 4 * a.bound + 2 * a.bound * count : 8, `rows over ${axes} of ${a.name}`);
     },
   };
+
+  /** Two products with a loop between them, as in attention or a gated layer; what they pass on stays in the pool. */
+  #chain(): void {
+    const { dice } = this;
+    const dtype = dice.pick(this.floats);
+    const length = () =>
+      dice.chance(0.5) ? dice.pick(this.#palette) : dice.pick([2, 17, 33, 48, 64, 65, 70, 97, 130]);
+    const m = length();
+    const n = dice.chance(0.5) ? m : length();
+    const [k, out] = [dice.pick([1, 3, 8, 16, 17]), dice.pick([1, 2, 5, 16])];
+    const batch = dice.pick([[], [2], [2], [3], [3], [1, 2], [2, 2], [2, 3]]);
+    if (sizeOf(batch) * m * n > Math.max(36_000, this.#options.most)) return;
+    const operand = (rows: number, columns: number) => {
+      const lead = dice.chance(0.15) ? batch.map((extent) => (dice.chance(0.5) ? 1 : extent)) : batch;
+      const turned = dice.chance(0.3);
+      const shape = [...(dice.chance(0.1) ? [] : lead), ...(turned ? [columns, rows] : [rows, columns])];
+      const value = this.tiny(
+        this.find(
+          [dtype],
+          (tensor) => sameShape(tensor.shape, shape),
+          () => shape,
+          0.5,
+        ),
+      );
+      const perm = shape.map((_, axis) => axis);
+      perm.push(...perm.splice(-2).reverse());
+      return turned ? this.#add(value.tensor.transpose(perm), value.bound, `turned ${value.name}`) : value;
+    };
+    const product = (a: Value, b: Value, options: { transposeX?: boolean; transposeY?: boolean } = {}) => {
+      const depth = a.tensor.shape.at(options.transposeX ? -2 : -1)!;
+      const marks = `${options.transposeX ? "ᵀ" : ""} ${b.name}${options.transposeY ? "ᵀ" : ""}`;
+      if (this.whole)
+        return this.#add(a.tensor.matmul(b.tensor, options), a.bound * b.bound * depth, `matmul ${a.name}${marks}`);
+      const scale = 1 / Math.sqrt(depth);
+      const late = dice.chance(0.3);
+      const y = late ? a.tensor.matmul(b.tensor, options).mul(scale) : a.tensor.matmul(b.tensor.mul(scale), options);
+      return this.#add(y, 8, `matmul ${a.name}${marks}, scaled ${late ? "late" : "early"}`);
+    };
+    const scores = product(operand(m, k), operand(n, k), { transposeY: true });
+    const rows = this.#chainLoop(scores, m, n);
+    const other = product(operand(m, k), operand(k, n));
+    const between = dice.pick([
+      () => rows,
+      () => rows,
+      () => this.#mix(rows, other),
+      () => this.#mix(rows, scores),
+      () => this.#mix(other, this.#add(other.tensor.relu(), other.bound, `relu ${other.name}`)),
+    ])();
+    if (between.tensor.rank < 2) return;
+    const p = this.tiny(between);
+    const results = [product(p, operand(n, out))];
+    if (dice.chance(0.7)) results.push(product(p, operand(m, out), { transposeX: true }));
+    if (dice.chance(0.3)) results.push(product(p, operand(n, dice.pick([out, n]))));
+    if (dice.chance(0.2) && m === n) results.push(product(p, dice.pick([p, this.tiny(scores)])));
+    if (dice.chance(0.4)) {
+      // As a derivative of the first product.
+      const dp = this.small(product(this.tiny(results[0]!), operand(n, out), { transposeY: true }));
+      const sum = p.tensor.mul(dp.tensor).sum(-1, { keepDims: true });
+      // Rows of probabilities sum to no more than 1.
+      const calm = !this.whole && between.bound <= 1;
+      const bound = calm ? 1 : (n + 1) * dp.bound;
+      const centred = this.#add(dp.tensor.sub(sum), bound, `${dp.name} less its sum with ${p.name}`);
+      const ds = this.#mix(p, centred);
+      results.push(product(this.tiny(ds), operand(n, k)));
+      if (dice.chance(0.5)) results.push(product(this.tiny(ds), operand(m, k), { transposeX: true }));
+    }
+  }
+
+  #mix(a: Value, b: Value): Value {
+    const small = this.tiny(b);
+    return this.#add(a.tensor.mul(small.tensor), a.bound * small.bound, `mul ${a.name} ${small.name}`);
+  }
+
+  /** A loop over the rows of scores, or over their elements, often with a mask. */
+  #chainLoop(scores: Value, m: number, n: number): Value {
+    const { dice } = this;
+    const x = this.whole ? this.small(scores) : scores;
+    const width = dice.int(0, n);
+    const masks: readonly ((i: number, j: number) => boolean)[] = [
+      (i, j) => j > i,
+      (i, j) => j > i || j < i - width,
+      (i, j) => j > n - i,
+      (i, j) => j > width || i % 3 === 1,
+    ];
+    const isHidden = dice.pick(masks);
+    // Beside -30000 fp16 keeps nothing of a score: there each row sees something.
+    const first = x.tensor.dtype === "fp16" ? 0 : -1;
+    const low = dice.pick([-30000, -30000, -30000, -60000, -29999, -1]);
+    const hide = (y: Tensor) =>
+      y.add(
+        constant(
+          Float32Array.from({ length: m * n }, (_, at) =>
+            at % n > first && isHidden(Math.floor(at / n), at % n) ? low : 0,
+          ),
+          [m, n],
+          { dtype: y.dtype },
+        ),
+      );
+    const softmax = (y: Tensor) => (dice.chance(0.85) ? hide(y) : y).softmax(-1);
+    const choices: Readonly<Record<string, [Tensor, number]>> = this.whole
+      ? {
+          relu: [x.tensor.relu().add(1), x.bound + 1],
+          shift: [x.tensor.sub(x.tensor.max(-1, { keepDims: true })), 2 * x.bound],
+          total: [x.tensor.add(x.tensor.sum(-1, { keepDims: true })), (n + 1) * x.bound],
+        }
+      : {
+          softmax: [softmax(x.tensor), 1],
+          again: [softmax(softmax(x.tensor)), 1],
+          gelu: [x.tensor.gelu(), x.bound],
+          norm: [x.tensor.layerNorm({ axes: [-1], epsilon: 0.1 }), 8],
+        };
+    const name = dice.pick(this.whole ? Object.keys(choices) : ["softmax", "softmax", ...Object.keys(choices)]);
+    const [tensor, bound] = choices[name]!;
+    return this.#add(
+      tensor,
+      bound,
+      `${name} of ${x.name}${name === "softmax" ? `, ${masks.indexOf(isHidden)} ${low}` : ""}`,
+    );
+  }
 
   #indices(extent: number, shape: readonly number[]): Tensor {
     const data = Array.from({ length: sizeOf(shape) }, () => this.dice.int(-extent, extent - 1));
@@ -597,16 +719,18 @@ class Maker {
 /** Draws a program. The same seed and options give the same one. */
 export function randomProgram(seed: number, options: ProgramOptions = {}): RandomProgram {
   const { values = "whole", dtypes = ["fp16", "fp32", "fp32", "int32", "bool"], size = 12, most = 6000 } = options;
+  const { favourite } = options;
   const maker = new Maker(seed, { values, dtypes, size, most });
   const { dice } = maker;
   for (let i = 0; i < 3; i++) maker.leaf(dice.pick(dtypes), maker.shape());
   const names = Object.keys(maker.makers);
   // Some programs are mostly of a few kinds: long elementwise chains, chains of views, reductions that feed each other.
-  const favourites = [dice.pick(names), dice.pick(names), dice.pick(names)];
+  const favourites = favourite === undefined ? [dice.pick(names), dice.pick(names), dice.pick(names)] : [favourite];
+  const share = favourite === undefined ? 0.4 : 0.6;
   const wanted = maker.text.length + dice.int(Math.ceil(size / 2), Math.ceil(size * 1.5));
   for (let attempt = 0; attempt < 8 * size && maker.text.length < wanted; attempt++) {
     try {
-      maker.makers[dice.chance(0.4) ? dice.pick(favourites) : dice.pick(names)]!();
+      maker.makers[dice.chance(share) ? dice.pick(favourites) : dice.pick(names)]!();
     } catch (error) {
       if (!(error instanceof AnekitError)) throw error; // else an illegal draw, refused as it should be
     }
@@ -615,7 +739,7 @@ export function randomProgram(seed: number, options: ProgramOptions = {}): Rando
   const count = dice.int(1, 4);
   for (let i = 0; i < count; i++)
     outputs[`y${i}`] = (dice.chance(0.8) ? dice.pick(maker.pool.slice(-6)) : dice.pick(maker.pool)).tensor;
-  if (dice.chance(0.4)) {
+  if (dice.chance(favourite === undefined ? 0.4 : 0.8)) {
     // What nobody else reads: nothing that was made is left out.
     const read = new Set(maker.text.flatMap((line) => line.split(" = ")[1]!.match(/\bv\d+/g) ?? []));
     const ends = maker.pool.filter(({ name }) => !read.has(name));
