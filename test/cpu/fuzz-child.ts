@@ -33,7 +33,7 @@ const kinds = {
   attention16: (seed: number) =>
     near(seed, { ...chains, values: "smooth", dtypes: ["fp16", "fp16", "fp32", "bool"] }, 2 ** -10, 16),
 } as const;
-const chains: ProgramOptions = { favourite: "chain", size: 24 };
+const chains: ProgramOptions = { favourites: ["chain", "chain", "descend"], size: 24 };
 const large: ProgramOptions = { most: 150_000, size: 8 };
 
 const engines = new Map<string, Engine>();

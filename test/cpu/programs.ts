@@ -42,8 +42,8 @@ export interface ProgramOptions {
   readonly size?: number;
   /** Elements of the largest value. */
   readonly most?: number;
-  /** An operator, by its maker's name, that most of the program consists of. */
-  readonly favourite?: string;
+  /** Operators, by their makers' names, that most of the program consists of. */
+  readonly favourites?: readonly string[];
 }
 
 /** Extents at and around the lanes of both instruction sets, their unrolled loops and the blocks of tasks. */
@@ -102,10 +102,10 @@ class Maker {
   readonly floatFeeds = new Set<string>();
   readonly initial = new Map<Tensor, Float32Array>();
   readonly text: string[] = [];
-  readonly #options: Omit<Required<ProgramOptions>, "favourite">;
+  readonly #options: Omit<Required<ProgramOptions>, "favourites">;
   readonly #palette: number[];
 
-  constructor(seed: number, options: Omit<Required<ProgramOptions>, "favourite">) {
+  constructor(seed: number, options: Omit<Required<ProgramOptions>, "favourites">) {
     this.dice = new Dice(seed);
     this.#options = options;
     // Few extents a program, so that operands fit; 1 and one small one always.
@@ -135,9 +135,12 @@ class Maker {
     return Float32Array.from(dice.floats(size, 1.5));
   }
 
-  leaf(dtype: DType, shape: readonly number[]): Value {
+  leaf(
+    dtype: DType,
+    shape: readonly number[],
+    kind = this.dice.pick(["input", "input", "input", "parameter", "constant"]),
+  ): Value {
     const data = this.#data(dtype, sizeOf(shape));
-    const kind = this.dice.pick(["input", "input", "input", "parameter", "constant"]);
     const bound = dtype === "bool" ? 1 : 3;
     let tensor: Tensor;
     let name: string;
@@ -507,6 +510,32 @@ class Maker {
       this.#result(tensor, a.bound * a.tensor.shape[axis]!, `cumsum ${a.name} at ${axis}`);
     },
     chain: () => this.#chain(),
+    /** What replaces a parameter: itself less a product, which may read it, too. */
+    descend: () => {
+      const { dice } = this;
+      const dtype = dice.pick(this.floats);
+      const [m, n] = dice.pick([
+        [128, 128],
+        [64, 130],
+        [200, 70],
+        [33, 17],
+      ] as const);
+      const state = this.dice.chance(0.3) ? this.parameters.at(-1) : undefined;
+      const w =
+        state?.tensor.rank === 2 && state.tensor.dtype === dtype ? state : this.leaf(dtype, [m, n], "parameter");
+      const [rows, columns] = w.tensor.shape as [number, number];
+      const [left, right] = dice.pick([
+        () => [this.tiny(w), this.tiny(this.leaf(dtype, [columns, columns]))],
+        () => [w, this.tiny(this.leaf(dtype, [columns, columns]))],
+        () => [this.tiny(this.leaf(dtype, [rows, rows])), w],
+        () => [this.tiny(this.leaf(dtype, [rows, 5])), this.tiny(this.leaf(dtype, [5, columns]))],
+      ] as const)() as [Value, Value];
+      const depth = left.tensor.shape[1]!;
+      const product = left.tensor.matmul(right.tensor).mul(this.whole ? 1 : 1 / depth);
+      const bound = left.bound * right.bound * (this.whole ? depth : 1);
+      const step = this.#add(product, bound, `matmul ${left.name} ${right.name}`);
+      this.small(this.#add(w.tensor.sub(product), w.bound + bound, `sub ${w.name} ${step.name}`));
+    },
     /** softmax by hand, with its parts used elsewhere: reductions whose results come back to the row. */
     rows: () => {
       const a = this.tiny(this.any(this.floats, ({ rank, shape }) => rank >= 2 && shape.at(-1)! > 1));
@@ -606,12 +635,13 @@ class Maker {
     const isHidden = dice.pick(masks);
     // Beside -30000 fp16 keeps nothing of a score: there each row sees something.
     const first = x.tensor.dtype === "fp16" ? 0 : -1;
+    const seen = first === 0 ? 0 : dice.pick([0, 0, 0, 3, -29999]);
     const low = dice.pick([-30000, -30000, -30000, -60000, -29999, -1]);
     const hide = (y: Tensor) =>
       y.add(
         constant(
           Float32Array.from({ length: m * n }, (_, at) =>
-            at % n > first && isHidden(Math.floor(at / n), at % n) ? low : 0,
+            at % n > first && isHidden(Math.floor(at / n), at % n) ? low : seen,
           ),
           [m, n],
           { dtype: y.dtype },
@@ -719,14 +749,14 @@ class Maker {
 /** Draws a program. The same seed and options give the same one. */
 export function randomProgram(seed: number, options: ProgramOptions = {}): RandomProgram {
   const { values = "whole", dtypes = ["fp16", "fp32", "fp32", "int32", "bool"], size = 12, most = 6000 } = options;
-  const { favourite } = options;
   const maker = new Maker(seed, { values, dtypes, size, most });
   const { dice } = maker;
   for (let i = 0; i < 3; i++) maker.leaf(dice.pick(dtypes), maker.shape());
   const names = Object.keys(maker.makers);
   // Some programs are mostly of a few kinds: long elementwise chains, chains of views, reductions that feed each other.
-  const favourites = favourite === undefined ? [dice.pick(names), dice.pick(names), dice.pick(names)] : [favourite];
-  const share = favourite === undefined ? 0.4 : 0.6;
+  const favourites = options.favourites ?? [dice.pick(names), dice.pick(names), dice.pick(names)];
+  // How often a favourite, one of the last values as a result, and all that nobody reads.
+  const [share, late, all] = options.favourites === undefined ? [0.4, 0.8, 0.4] : [0.6, 0.4, 0.8];
   const wanted = maker.text.length + dice.int(Math.ceil(size / 2), Math.ceil(size * 1.5));
   for (let attempt = 0; attempt < 8 * size && maker.text.length < wanted; attempt++) {
     try {
@@ -738,8 +768,8 @@ export function randomProgram(seed: number, options: ProgramOptions = {}): Rando
   const outputs: Record<string, Tensor> = {};
   const count = dice.int(1, 4);
   for (let i = 0; i < count; i++)
-    outputs[`y${i}`] = (dice.chance(0.8) ? dice.pick(maker.pool.slice(-6)) : dice.pick(maker.pool)).tensor;
-  if (dice.chance(favourite === undefined ? 0.4 : 0.8)) {
+    outputs[`y${i}`] = dice.pick(dice.chance(late) ? maker.pool.slice(-6) : maker.pool).tensor;
+  if (dice.chance(all)) {
     // What nobody else reads: nothing that was made is left out.
     const read = new Set(maker.text.flatMap((line) => line.split(" = ")[1]!.match(/\bv\d+/g) ?? []));
     const ends = maker.pool.filter(({ name }) => !read.has(name));
