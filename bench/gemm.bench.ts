@@ -103,7 +103,7 @@ function openBlas(): Sgemm | undefined {
   const path = process.env.ANEKIT_OPENBLAS;
   const name = path ?? ["/usr/lib/x86_64-linux-gnu/libopenblas.so.0"].find(existsSync);
   if (name === undefined) return undefined;
-  // Its threads spin for a second after a call, on our cores; 2^20 ticks bridge the gap between two calls.
+  // Its threads spin for some 100 ms after a call, on our cores; 2^20 ticks bridge the gap between two calls.
   process.env.OPENBLAS_THREAD_TIMEOUT = "20";
   const library = koffi.load(name);
   for (const [prefix, suffix, int] of [

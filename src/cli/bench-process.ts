@@ -9,6 +9,7 @@ import { promisify } from "node:util";
 import * as v from "valibot";
 import { AbortedError, EngineError } from "../core/errors.ts";
 import { packageFile } from "../data/package.ts";
+import type { Limits } from "../engines/open.ts";
 import type { CaseSpec } from "./bench-cases.ts";
 
 const hello = v.object({ peer: v.string(), prepare: v.number() });
@@ -172,21 +173,19 @@ export function startPeer({ script, config }: PeerSpec, { threads, signal }: Set
   return Measured.start(peerPython(), [path, JSON.stringify(config)], env, signal);
 }
 
-const machine = v.object({
+const machine: v.GenericSchema<unknown, Limits> = v.object({
   cpu: v.string(),
   isa: v.string(),
   threads: v.number(),
   flops: v.record(v.string(), v.number()),
   bytes: v.object({ read: v.number(), write: v.number(), copy: v.number(), triad: v.number() }),
 });
-/** What the machine can do at most: operations and bytes a second with so many threads; `flops` by instruction set. */
-export type Machine = v.InferOutput<typeof machine>;
 
 /** `--serve` of the process that measures the machine's limits: nothing else may run in it. */
 export const limitsCase = "limits";
 
-/** Measures the machine's limits by generated code. @throws {Missing} where none can be generated. */
-export async function measureLimits(tiny: boolean, { threads, signal }: Omit<Setting, "engine">): Promise<Machine> {
+/** The machine's limits, measured in another process. @throws {Missing} where no code can be generated. */
+export async function serveLimits(tiny: boolean, { threads, signal }: Omit<Setting, "engine">): Promise<Limits> {
   const env = { ...process.env, ...threadVariables(threads) };
   const args = [...command(limitsCase), ...(tiny ? ["--tiny"] : [])];
   try {
@@ -194,8 +193,12 @@ export async function measureLimits(tiny: boolean, { threads, signal }: Omit<Set
     return v.parse(machine, JSON.parse(stdout));
   } catch (error) {
     if (signal.aborted) throw new AbortedError("bench", signal);
-    const text = String((error as { stderr?: unknown }).stderr ?? error).trim();
-    throw new Missing(text.split("\n").at(-1)!);
+    const { stderr, signal: killer } = error as { readonly stderr?: string; readonly signal?: string };
+    const last = stderr
+      ?.trim()
+      .split("\n")
+      .findLast((line) => !line.startsWith("Node.js v"));
+    throw new Missing(last || (killer ? `its process was ended by ${killer}` : String(error)));
   }
 }
 

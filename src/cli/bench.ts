@@ -5,18 +5,17 @@ import { setTimeout } from "node:timers/promises";
 import { type Command, Option } from "commander";
 import * as v from "valibot";
 import { AbortedError, ConfigError, EngineError } from "../core/errors.ts";
-import { measureMachine, openEngine, parseEngine } from "../engines/open.ts";
+import { type Limits, machineLimits, openEngine, parseEngine } from "../engines/open.ts";
 import { caseSchema, prepareCase } from "./bench-cases.ts";
 import {
   type Answer,
   limitsCase,
-  type Machine,
   type Measured,
   Missing,
-  measureLimits,
   type PeerSpec,
   type Setting,
   serve,
+  serveLimits,
   startOurs,
   startPeer,
 } from "./bench-process.ts";
@@ -106,7 +105,7 @@ function choose(name: string | undefined, all: readonly Comparison[]): Compariso
 }
 
 async function bench(name: string | undefined, flags: BenchFlags, signal: AbortSignal): Promise<void> {
-  if (flags.serve === limitsCase) return printJson(await measureMachine(flags.tiny === true));
+  if (flags.serve === limitsCase) return printJson(await machineLimits(flags.tiny === true));
   if (flags.serve !== undefined) return serveCase(flags.serve, flags.engine);
   const threads = Number(process.env.ANEKIT_THREADS) || availableParallelism();
   const chosen = choose(name, comparisons(flags.tiny === true, threads));
@@ -152,9 +151,9 @@ async function namedEngine({ engine: choice, tiny }: BenchFlags, chosen: readonl
 }
 
 /** The machine's limits, where they can be measured. */
-async function limits(tiny: boolean, setting: Omit<Setting, "engine">): Promise<Machine | undefined> {
+async function limits(tiny: boolean, setting: Omit<Setting, "engine">): Promise<Limits | undefined> {
   try {
-    return await measureLimits(tiny, setting);
+    return await serveLimits(tiny, setting);
   } catch (error) {
     if (!(error instanceof Missing)) throw error;
     note(`the machine's limits are not known: ${error.message}`);
@@ -193,7 +192,7 @@ interface Round {
 async function compare(
   comparison: Comparison,
   setting: Setting,
-  machine: Machine | undefined,
+  machine: Limits | undefined,
   wantedRounds: number | undefined,
   missing: Map<string, string>,
 ): Promise<BenchRow[]> {
@@ -226,7 +225,7 @@ async function compare(
 function rowsOf(
   { name, unit, against, work = 0, floor }: Comparison,
   { threads, engine }: Setting,
-  machine: Machine | undefined,
+  machine: Limits | undefined,
   all: readonly Contestant[],
   rounds: readonly Round[],
 ): BenchRow[] {
@@ -360,7 +359,7 @@ class Report {
     ]);
   }
 
-  machine(machine: Machine): void {
+  machine(machine: Limits): void {
     if (this.#json) return printJson({ name: machineName, ...machine });
     const rates = [
       ...Object.entries(machine.flops).map(([isa, rate]) => `${isa} ${(rate / 1e9).toFixed(0)} GFLOP/s`),

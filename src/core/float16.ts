@@ -76,7 +76,7 @@ export function unpackFloat16(bits: Uint16Array, values: Float32Array): void {
   for (let i = 0; i < bits.length; i++) values[i] = table[bits[i]!]!;
 }
 
-/** Where the largest value of fp16 `bits` is, the first of equals; NaN is passed over. */
+/** Where the largest value of fp16 `bits` is, the first of equals; -1 where one is NaN. */
 export function argMaxFloat16(bits: Uint16Array): number {
   let best = 0;
   let top = -0x7c01;
@@ -85,7 +85,8 @@ export function argMaxFloat16(bits: Uint16Array): number {
     // Magnitude and sign as an integer, which has the order of the values; both zeros are 0.
     const sign = -(word >>> 15);
     const key = ((word & 0x7fff) ^ sign) - sign;
-    if (key <= top || key > 0x7c00) continue;
+    if (key > 0x7c00 || key < -0x7c00) return -1;
+    if (key <= top) continue;
     top = key;
     best = i;
   }

@@ -34,8 +34,10 @@ async function openSim(reason: string): Promise<Engine> {
   return createSim(reason);
 }
 
+export type { Limits };
+
 /** What this machine can do at most, measured by the CPU engine's code for some seconds, or `quick` and worthless; see cpu/limits.ts. */
-export async function measureMachine(quick: boolean): Promise<Limits> {
+export async function machineLimits(quick: boolean): Promise<Limits> {
   const { measureLimits } = await import("./cpu/limits.ts");
   return measureLimits(environmentOf(), quick);
 }

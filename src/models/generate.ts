@@ -37,17 +37,24 @@ export interface GeneratedToken {
   readonly text: string;
 }
 
-/** The likeliest token, the first of equals. */
+/** The likeliest token, the first of equals; -1 where a logit is NaN. */
 function argMax(logits: ArrayLike<number>): number {
   let best = 0;
   let top = Number.NEGATIVE_INFINITY;
   for (let token = 0; token < logits.length; token++) {
     const logit = logits[token]!;
-    if (!(logit > top)) continue;
+    if (Number.isNaN(logit)) return -1;
+    if (logit <= top) continue;
     top = logit;
     best = token;
   }
   return best;
+}
+
+function notNumbers(): EngineError {
+  return new EngineError("generate", "the model's logits are NaN", {
+    remedy: "its weights or its precision are at fault: look at the loss of the last training steps, or use fp32",
+  });
 }
 
 /** The `count` likeliest tokens, likeliest first, ties by number: a short list kept in order takes a tenth of the time of sorting. */
@@ -74,13 +81,14 @@ function tokenAt(place: number, falling: Float64Array, logits: ArrayLike<number>
   return token;
 }
 
-/** Draws a token from logits. Exported for its test. */
+/** Draws a token from logits. Exported for its test. @throws {EngineError} where one is NaN. */
 export function sample(
   logits: ArrayLike<number>,
   random: number,
   { temperature = 1, topK, topP }: SamplingOptions,
 ): number {
   const first = argMax(logits);
+  if (first < 0) throw notNumbers();
   if (temperature === 0) return first;
   const top = logits[first]!;
   // What may be drawn: all tokens as they come, or the likeliest in order. Many are ordered as plain numbers, which sort natively.
@@ -198,7 +206,11 @@ export class TextGenerator implements Disposable {
   /** A vocabulary is long: its logits are converted only where the numbers are needed. */
   #draw(logits: Float32Array | Uint16Array, random: number, options: SamplingOptions): number {
     if (logits instanceof Float32Array) return sample(logits, random, options);
-    if (options.temperature === 0) return argMaxFloat16(logits);
+    if (options.temperature === 0) {
+      const token = argMaxFloat16(logits);
+      if (token < 0) throw notNumbers();
+      return token;
+    }
     unpackFloat16(logits, this.#logits);
     return sample(this.#logits, random, options);
   }

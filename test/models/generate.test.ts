@@ -267,6 +267,10 @@ describe("sample", () => {
     return counts.map((count) => count / 20_000);
   };
 
+  test.each([{ temperature: 0 }, {}, { topK: 2 }, { topK: 70 }, { topP: 0.5 }])("refuses NaN, with %o", (options) => {
+    expect(() => sample([1, Number.NaN, 2], 0.5, options)).toThrow(/logits are NaN; .*loss/);
+  });
+
   test.each([
     ["everything at temperature 1", {}, 1, [0, 1, 3, 4]],
     ["flatter at temperature 3", { temperature: 3 }, 3, [0, 1, 3, 4]],
