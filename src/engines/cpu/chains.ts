@@ -5,7 +5,7 @@ import { dtypeBytes } from "../../core/dtype.ts";
 import { sizeOf } from "../../core/shape.ts";
 import type { Product } from "./compose.ts";
 import { type Fused, type Group, rootOf } from "./fuse.ts";
-import { type Arr, contiguous, operandsOf, reshapeStrides } from "./graph.ts";
+import { contiguous, type GraphArray, operandsOf, reshapeStrides, type SourceOf } from "./graph.ts";
 import type { Layout } from "./layout.ts";
 import type { Nest, Nests, Touched } from "./nests.ts";
 
@@ -17,7 +17,7 @@ export interface Chain {
   /** A product of the loop's rows with another matrix. */
   readonly second: Group | undefined;
   /** Arrays that nobody else reads. */
-  readonly inner: ReadonlySet<Arr>;
+  readonly inner: ReadonlySet<GraphArray>;
 }
 
 /** Arrays that a loop without reductions touches, if they are to be computed block by block with a product. */
@@ -30,9 +30,9 @@ export interface Surroundings {
   readonly fused: Fused;
   readonly layout: Layout;
   readonly nests: Nests;
-  readonly outputs: ReadonlySet<Arr>;
+  readonly outputs: ReadonlySet<GraphArray>;
   /** Groups that read an array, in their order. */
-  readonly readers: ReadonlyMap<Arr, readonly Group[]>;
+  readonly readers: ReadonlyMap<GraphArray, readonly Group[]>;
 }
 
 /** Finds the chains of fused groups, by the groups where they run. */
@@ -42,7 +42,7 @@ export function findChains({ fused, layout, nests, outputs, readers }: Surroundi
   const taken = new Set<Group>();
   const chains = new Map<Group, Chain>();
   /** Row-major memory of its own. */
-  const plain = (array: Arr) => {
+  const plain = (array: GraphArray) => {
     const whole = contiguous(array.shape);
     return !layout.isHosted(array) && layout.stridesOf(array).every((stride, axis) => stride === whole[axis]);
   };
@@ -51,7 +51,7 @@ export function findChains({ fused, layout, nests, outputs, readers }: Surroundi
     const { touched, spec } = nests.of(loop);
     const whole = contiguous(spec.dims);
     const stored = new Set(spec.stores.map(({ operand }) => operand));
-    const readElsewhere = (array: Arr, groups: readonly Group[]) =>
+    const readElsewhere = (array: GraphArray, groups: readonly Group[]) =>
       (readers.get(array) ?? []).filter((group) => !groups.includes(group));
     const products = touched.filter(({ access: { root, offset }, strides, index }) => {
       const group = fused.groupOf.get(root);
@@ -90,7 +90,7 @@ export function findChains({ fused, layout, nests, outputs, readers }: Surroundi
     const chain = [...groups, loop, ...(second === undefined ? [] : [second])];
     const results = [...firsts, ...loop.members];
     // Nobody else may want a result before the chain has run.
-    const early = (array: Arr) => readElsewhere(array, chain).some((reader) => at(reader) < at(anchor));
+    const early = (array: GraphArray) => readElsewhere(array, chain).some((reader) => at(reader) < at(anchor));
     if (results.some(early)) continue;
     const inner = new Set(
       results.filter(
@@ -109,8 +109,8 @@ export function findChains({ fused, layout, nests, outputs, readers }: Surroundi
 }
 
 /** True for a product whose left operand is the array, as it is. */
-function multipliesRows(group: Group, array: Arr): boolean {
-  const [member] = group.members as [Arr];
+function multipliesRows(group: Group, array: GraphArray): boolean {
+  const [member] = group.members as [GraphArray];
   const { source } = member;
   if (source.kind !== "matmul" || source.transposeX) return false;
   let x = source.x;
@@ -119,13 +119,13 @@ function multipliesRows(group: Group, array: Arr): boolean {
 }
 
 /** The array behind a product's right operand. */
-function rightOf({ members }: Group): Arr {
-  return rootOf((members[0]!.source as Arr["source"] & { kind: "matmul" }).y);
+function rightOf({ members }: Group): GraphArray {
+  return rootOf((members[0]!.source as SourceOf<"matmul">).y);
 }
 
 /** True for a product with another small right operand for every batch element. */
 function isSmallOfBatch({ members }: Group): boolean {
-  const { y } = members[0]!.source as Arr["source"] & { kind: "matmul" };
+  const { y } = members[0]!.source as SourceOf<"matmul">;
   const matrix = y.shape.at(-1)! * y.shape.at(-2)!;
   return y.size > matrix && matrix * dtypeBytes[y.dtype] <= smallBytes;
 }
@@ -147,13 +147,13 @@ export function endsOfRows(
   { firsts, loop: { columns, members }, inner }: Chain,
   { touched, spec }: Nest,
   product: Product,
-  known: ReadonlyMap<Arr, RowEnds>,
+  known: ReadonlyMap<GraphArray, RowEnds>,
 ): RowEnds | undefined {
   // The first products are computed as far as the rows go, so nobody else may read them.
   if (columns === 0 || !firsts.every((group) => inner.has(group.members[0]!))) return undefined;
   const size = sizeOf(spec.dims);
-  const zero = new Set<Arr>();
-  let masked: Arr | undefined;
+  const zero = new Set<GraphArray>();
+  let masked: GraphArray | undefined;
   let result = knownEnds(touched, spec.dims, product, known, (array) => zero.add(array));
   for (const member of members) {
     if (result !== undefined) break;
@@ -161,7 +161,7 @@ export function endsOfRows(
     if (result !== undefined) masked = member;
   }
   if (result === undefined) return undefined;
-  const maxima = new Set<Arr>();
+  const maxima = new Set<GraphArray>();
   for (const member of members) {
     const { source, operator } = member;
     if (source.kind === "reduce") {
@@ -169,7 +169,7 @@ export function endsOfRows(
       if (source.fold === "max" && root === masked) maxima.add(member);
       else if (source.fold !== "sum" || !zero.has(root)) return undefined; // counts what would be left out
     } else if (member.size === size) {
-      const operands = operandsOf(member).map(rootOf) as [Arr, Arr];
+      const operands = operandsOf(member).map(rootOf) as [GraphArray, GraphArray];
       const powers = operator === "softmax" && operands[0] === masked && maxima.has(operands[1]);
       const scaled = (operator === "mul" || operator === "softmax") && operands.length === 2;
       if (powers || (scaled && operands.some((operand) => zero.has(operand)))) zero.add(member);
@@ -184,8 +184,8 @@ function knownEnds(
   touched: readonly Touched[],
   dims: readonly number[],
   { m, n }: Product,
-  known: ReadonlyMap<Arr, RowEnds>,
-  found: (array: Arr) => void,
+  known: ReadonlyMap<GraphArray, RowEnds>,
+  found: (array: GraphArray) => void,
 ): RowEnds | undefined {
   const whole = contiguous(dims);
   for (const { access, strides } of touched) {
@@ -202,7 +202,7 @@ function knownEnds(
 
 /** Of a softmax of the array, if it is a sum with a constant that is the same for every batch element. */
 function maskedEnds(
-  array: Arr,
+  array: GraphArray,
   touched: readonly Touched[],
   dims: readonly number[],
   { extents, m, n }: Product,
@@ -217,7 +217,7 @@ function maskedEnds(
   const { root, offset } = mask.access;
   const strides = reshapeStrides(dims, mask.strides, [...extents, m, n]);
   if (strides === undefined || strides.slice(0, -2).some((stride) => stride !== 0)) return undefined;
-  const { data } = root.source as Arr["source"] & { kind: "constant" };
+  const { data } = root.source as SourceOf<"constant">;
   const [row, column] = strides.slice(-2) as [number, number];
   const ends = Array.from({ length: m }, (_, i) => {
     const at = (j: number) => data[offset + i * row + j * column]!;

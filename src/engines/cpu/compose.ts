@@ -2,7 +2,7 @@
 
 import { dtypeBytes } from "../../core/dtype.ts";
 import { sizeOf } from "../../core/shape.ts";
-import { type Arr, reshapeStrides } from "./graph.ts";
+import { type GraphArray, reshapeStrides } from "./graph.ts";
 import {
   type ChainSpec,
   chainKey,
@@ -22,7 +22,7 @@ import { X64Machine } from "./x64-machine.ts";
 
 /** A matrix in memory; strides in elements. */
 export interface MatrixAt {
-  readonly root: Arr;
+  readonly root: GraphArray;
   readonly place: Place;
   readonly dtype: MatrixType;
   row: number;

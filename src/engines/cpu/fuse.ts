@@ -1,13 +1,13 @@
 // Fusion: which maps and reductions are computed by one loop, and in which order the loops run.
 
 import { type Shape, sizeOf } from "../../core/shape.ts";
-import { Arr, accessOf, contiguous, type Graph, operandsOf, reshapeStrides } from "./graph.ts";
+import { accessOf, contiguous, type Graph, GraphArray, operandsOf, reshapeStrides, type SourceOf } from "./graph.ts";
 
 /** A loop over `dims`, rows of `columns` elements where something is reduced or known by row; or one array that is made otherwise. */
 export interface Group {
   readonly index: number;
   /** Members in the order of their computation. */
-  members: Arr[];
+  members: GraphArray[];
   readonly kind: "loop" | "columns" | "single";
   /** Extents of the loop nest, without those of 1. */
   dims: number[];
@@ -50,7 +50,7 @@ export function refine(a: readonly number[], b: readonly number[]): number[] | u
 }
 
 /** Axes that a reduction runs over are the last ones that are not 1. */
-function isRowReduction(array: Arr): boolean {
+function isRowReduction(array: GraphArray): boolean {
   const { source } = array;
   if (source.kind !== "reduce") return false;
   const last = Math.max(...source.axes);
@@ -58,7 +58,7 @@ function isRowReduction(array: Arr): boolean {
 }
 
 /** True if a map runs over the extents of what a reduction reduces, or over some that these are parts of. */
-function sameExtents(map: Arr, reduction: Arr): boolean {
+function sameExtents(map: GraphArray, reduction: GraphArray): boolean {
   const dims = squeeze(domainOf(reduction));
   const parts = map.size === sizeOf(dims) ? refine(dims, squeeze(map.shape)) : undefined;
   return parts !== undefined && parts.length === dims.length;
@@ -94,21 +94,21 @@ class Bits {
 /** Groups of a graph, in an order in which they can run. */
 export interface Fused {
   readonly groups: readonly Group[];
-  readonly groupOf: ReadonlyMap<Arr, Group>;
+  readonly groupOf: ReadonlyMap<GraphArray, Group>;
   /** Arrays that a later group or an output reads: they have memory. */
-  readonly stored: ReadonlySet<Arr>;
+  readonly stored: ReadonlySet<GraphArray>;
 }
 
 /** The array that has memory, behind views. */
-export function rootOf(array: Arr): Arr {
+export function rootOf(array: GraphArray): GraphArray {
   let root = array;
   while (root.source.kind === "view") root = root.source.of;
   return root;
 }
 
 /** Who reads an array, through views. */
-function usesOf(graph: Graph): Map<Arr, Arr[]> {
-  const uses = new Map<Arr, Arr[]>();
+function usesOf(graph: Graph): Map<GraphArray, GraphArray[]> {
+  const uses = new Map<GraphArray, GraphArray[]>();
   for (const array of graph.arrays) {
     if (array.source.kind === "view") continue;
     for (const operand of new Set(operandsOf(array).map(rootOf))) {
@@ -124,11 +124,11 @@ class Fuser {
   readonly #graph: Graph;
   readonly #groups: Group[] = [];
   readonly #ancestors: Bits[] = [];
-  readonly #groupOf = new Map<Arr, Group>();
-  readonly #uses: Map<Arr, Arr[]>;
-  readonly #outputs: ReadonlySet<Arr>;
+  readonly #groupOf = new Map<GraphArray, Group>();
+  readonly #uses: Map<GraphArray, GraphArray[]>;
+  readonly #outputs: ReadonlySet<GraphArray>;
   /** Maps that are computed inside a column reduction. */
-  readonly #absorbed = new Map<Arr, Arr>();
+  readonly #absorbed = new Map<GraphArray, GraphArray>();
 
   constructor(graph: Graph) {
     this.#graph = graph;
@@ -153,7 +153,7 @@ class Fuser {
 
   /** Maps that only a column reduction reads, element by element, go into it. */
   #absorb(): void {
-    const counts = new Map<Arr, number>();
+    const counts = new Map<GraphArray, number>();
     for (const array of [...this.#graph.arrays].reverse()) {
       const { source } = array;
       const target = source.kind === "reduce" && !isRowReduction(array) ? array : this.#absorbed.get(array);
@@ -172,7 +172,7 @@ class Fuser {
   }
 
   /** How a group of these dimensions sees an array that it computes itself: at the same element, or by row. */
-  #relation(operand: Arr, dims: readonly number[], columns: number): "same" | "row" | undefined {
+  #relation(operand: GraphArray, dims: readonly number[], columns: number): "same" | "row" | undefined {
     const access = accessOf(operand, (root) => contiguous(root.shape));
     if (access === undefined || access.offset !== 0) return undefined;
     const strides = reshapeStrides(operand.shape, access.strides, dims);
@@ -188,7 +188,7 @@ class Fuser {
     return matches ? "row" : undefined;
   }
 
-  #new(kind: Group["kind"], members: Arr[], dims: number[], columns: number): Group {
+  #new(kind: Group["kind"], members: GraphArray[], dims: number[], columns: number): Group {
     const group: Group = { index: this.#groups.length, members, kind, dims, columns };
     this.#groups.push(group);
     this.#ancestors.push(new Bits(this.#graph.arrays.length));
@@ -197,9 +197,9 @@ class Fuser {
   }
 
   /** Groups whose results an array reads, through what it absorbed. */
-  #sources(array: Arr): Set<Group> {
+  #sources(array: GraphArray): Set<Group> {
     const sources = new Set<Group>();
-    const visit = (each: Arr) => {
+    const visit = (each: GraphArray) => {
       for (const operand of operandsOf(each).map(rootOf)) {
         if (this.#absorbed.has(operand)) visit(operand);
         else {
@@ -228,13 +228,13 @@ class Fuser {
     for (const ancestors of this.#ancestors) if (ancestors !== own && ancestors.has(group.index)) ancestors.join(own);
   }
 
-  #single(members: Arr[]): void {
+  #single(members: GraphArray[]): void {
     const sources = new Set(members.flatMap((member) => [...this.#sources(member)]));
     this.#depend(this.#new("single", members, [], 0), sources);
   }
 
-  #columns(array: Arr): void {
-    const { x, axes } = array.source as Arr["source"] & { kind: "reduce" };
+  #columns(array: GraphArray): void {
+    const { x, axes } = array.source as SourceOf<"reduce">;
     // Dimensions: outer, reduced, inner.
     const dims = [
       ...squeeze(x.shape.slice(0, Math.min(...axes))),
@@ -245,7 +245,7 @@ class Fuser {
   }
 
   /** Puts a map or a row reduction into a group that computes one of its operands, or into a new one. */
-  #place(array: Arr): void {
+  #place(array: GraphArray): void {
     const { source } = array;
     const domain = source.kind === "reduce" ? source.x.shape : array.shape;
     const dims = squeeze(domain);
@@ -266,7 +266,7 @@ class Fuser {
     this.#depend(group, sources);
   }
 
-  #join(array: Arr, group: Group, dims: readonly number[], columns: number): void {
+  #join(array: GraphArray, group: Group, dims: readonly number[], columns: number): void {
     group.members.push(array);
     this.#groupOf.set(array, group);
     if (sizeOf(dims) === sizeOf(group.dims)) group.dims = refine(group.dims, dims)!;
@@ -274,7 +274,7 @@ class Fuser {
   }
 
   /** True if the group's loop can compute the array: same extents, or one value a row, and operands at the same place. */
-  #fits(array: Arr, group: Group, dims: readonly number[], columns: number): boolean {
+  #fits(array: GraphArray, group: Group, dims: readonly number[], columns: number): boolean {
     if (columns > 0 && group.columns > 0 && columns !== group.columns) return false;
     if (group.members.length >= memberLimit) return false;
     if (this.#operands(group, array) > operandLimit && sizeOf(group.dims) > 1) return false;
@@ -306,13 +306,13 @@ class Fuser {
   }
 
   /** True for members that have one value a row. */
-  #isRow(member: Arr, group: Group): boolean {
+  #isRow(member: GraphArray, group: Group): boolean {
     return group.columns > 0 && (member.source.kind === "reduce" || member.size < sizeOf(group.dims));
   }
 
   /** Arrays with memory that the group and a further member touch. */
-  #operands(group: Group, further: Arr): number {
-    const touched = new Set<Arr>();
+  #operands(group: Group, further: GraphArray): number {
+    const touched = new Set<GraphArray>();
     for (const member of [...group.members, further]) {
       for (const operand of operandsOf(member))
         if (this.#groupOf.get(rootOf(operand)) !== group) touched.add(rootOf(operand));
@@ -324,7 +324,7 @@ class Fuser {
 
   /** Joins loops over the same extents that read the same arrays: the arrays pass through the cache once. */
   #mergeNeighbours(): void {
-    const readers = new Map<Arr, Group[]>();
+    const readers = new Map<GraphArray, Group[]>();
     for (const group of this.#groups) {
       if (group.kind !== "loop" || sizeOf(group.dims) < 64) continue;
       const reads = new Set(group.members.flatMap((member) => operandsOf(member).map(rootOf)));
@@ -378,7 +378,7 @@ class Fuser {
     });
     if (outside.length > operandLimit && size > 1) return false;
     const merged: Group = { ...a, dims, columns, members: members.sort((x, y) => x.id - y.id) };
-    const isRow = (array: Arr) => columns > 0 && (array.source.kind === "reduce" || array.size < size);
+    const isRow = (array: GraphArray) => columns > 0 && (array.source.kind === "reduce" || array.size < size);
     const fits = merged.members.every((member) => {
       const reads = member.source.kind === "reduce" ? [member.source.x] : operandsOf(member);
       const domain = sizeOf(domainOf(member));
@@ -417,8 +417,8 @@ class Fuser {
 
   #finish(): Fused {
     const groups = this.#groups.filter(({ members }) => members.length > 0);
-    const stored = new Set<Arr>(this.#outputs);
-    const read = (array: Arr, group: Group) => {
+    const stored = new Set<GraphArray>(this.#outputs);
+    const read = (array: GraphArray, group: Group) => {
       for (const operand of operandsOf(array)) {
         const root = rootOf(operand);
         if (this.#absorbed.has(root)) read(root, group);
@@ -494,16 +494,16 @@ export function rowDims(dims: readonly number[], columns: number): number[] | un
 }
 
 /** The shape that a member's loop runs over. */
-export function domainOf(array: Arr): Shape {
+export function domainOf(array: GraphArray): Shape {
   return array.source.kind === "reduce" ? array.source.x.shape : array.shape;
 }
 
 /** The operand as it is broadcast against the array that reads it. */
-export function expand(operand: Arr, reader: Arr): Arr {
+export function expand(operand: GraphArray, reader: GraphArray): GraphArray {
   const domain = domainOf(reader);
   const same = operand.shape.length === domain.length && operand.shape.every((extent, axis) => extent === domain[axis]);
   if (same || reader.source.kind !== "map") return operand;
-  return new Arr(-1, operand.dtype, domain, { kind: "view", of: operand, view: { kind: "broadcast" } });
+  return new GraphArray(-1, operand.dtype, domain, { kind: "view", of: operand, view: { kind: "broadcast" } });
 }
 
 /** Fuses a graph. */

@@ -23,40 +23,53 @@ export type Source =
   | { readonly kind: "constant"; readonly data: ValueArray }
   | {
       readonly kind: "map";
-      readonly operands: readonly Arr[];
+      readonly operands: readonly GraphArray[];
       readonly f: (v: Expressions, lanes: readonly Node[]) => Node;
     }
-  | { readonly kind: "reduce"; readonly fold: ReduceKind; readonly x: Arr; readonly axes: readonly number[] }
+  | { readonly kind: "reduce"; readonly fold: ReduceKind; readonly x: GraphArray; readonly axes: readonly number[] }
   | {
       readonly kind: "matmul";
-      readonly x: Arr;
-      readonly y: Arr;
+      readonly x: GraphArray;
+      readonly y: GraphArray;
       readonly transposeX: boolean;
       readonly transposeY: boolean;
     }
-  | { readonly kind: "gather"; readonly x: Arr; readonly indices: Arr; readonly axis: number; readonly at: number }
+  | {
+      readonly kind: "gather";
+      readonly x: GraphArray;
+      readonly indices: GraphArray;
+      readonly axis: number;
+      readonly at: number;
+    }
   | {
       readonly kind: "scatter";
-      readonly data: Arr;
-      readonly indices: Arr;
-      readonly updates: Arr;
+      readonly data: GraphArray;
+      readonly indices: GraphArray;
+      readonly updates: GraphArray;
       readonly axis: number;
       readonly mode: "add" | "update";
       readonly at: number;
     }
-  | { readonly kind: "assemble"; readonly fill: number | undefined; readonly pieces: readonly Required<Piece<Arr>>[] }
+  | {
+      readonly kind: "assemble";
+      readonly fill: number | undefined;
+      readonly pieces: readonly Required<Piece<GraphArray>>[];
+    }
   | { readonly kind: "reference"; readonly call: ReferenceCall; readonly result: number }
-  | { readonly kind: "view"; readonly of: Arr; readonly view: ViewKind };
+  | { readonly kind: "view"; readonly of: GraphArray; readonly view: ViewKind };
+
+/** Where an array of one kind comes from. */
+export type SourceOf<K extends Source["kind"]> = Extract<Source, { readonly kind: K }>;
 
 /** An instruction that runs as its record's plain kernel. */
 export interface ReferenceCall {
   readonly instruction: Instruction;
-  readonly operands: readonly (Arr | undefined)[];
-  readonly results: Arr[];
+  readonly operands: readonly (GraphArray | undefined)[];
+  readonly results: GraphArray[];
 }
 
-/** An array of the plan. */
-export class Arr implements NativeArray {
+/** An array of a graph. */
+export class GraphArray implements NativeArray {
   /** Place in the order of computation. */
   id: number;
   readonly dtype: DType;
@@ -79,7 +92,7 @@ export class Arr implements NativeArray {
 }
 
 /** Arrays that one reads directly. */
-export function operandsOf({ source }: Arr): readonly Arr[] {
+export function operandsOf({ source }: GraphArray): readonly GraphArray[] {
   switch (source.kind) {
     case "map":
       return source.operands;
@@ -104,9 +117,9 @@ export function operandsOf({ source }: Arr): readonly Arr[] {
 
 export interface Graph {
   /** In an order in which operands come first. */
-  readonly arrays: readonly Arr[];
-  readonly outputs: ReadonlyMap<string, Arr>;
-  readonly inputs: ReadonlyMap<string, Arr>;
+  readonly arrays: readonly GraphArray[];
+  readonly outputs: ReadonlyMap<string, GraphArray>;
+  readonly inputs: ReadonlyMap<string, GraphArray>;
 }
 
 /** Element counts above which a reduction is made in two levels: of rows that are few, and of a single one. */
@@ -133,21 +146,21 @@ function rowOf(extents: readonly number[]): number | undefined {
   return undefined;
 }
 
-class Builder implements Native<Arr> {
-  readonly arrays: Arr[] = [];
+class Builder implements Native<GraphArray> {
+  readonly arrays: GraphArray[] = [];
   readonly #strict: boolean;
 
   constructor(strict: boolean) {
     this.#strict = strict;
   }
 
-  make(dtype: DType, shape: Shape, source: Source): Arr {
-    const made = new Arr(this.arrays.length, dtype, shape, source, this.operator);
+  make(dtype: DType, shape: Shape, source: Source): GraphArray {
+    const made = new GraphArray(this.arrays.length, dtype, shape, source, this.operator);
     this.arrays.push(made);
     return made;
   }
 
-  map(dtype: DType, operands: readonly Arr[], f: (v: Lanes, ...lanes: Lane[]) => Lane): Arr {
+  map(dtype: DType, operands: readonly GraphArray[], f: (v: Lanes, ...lanes: Lane[]) => Lane): GraphArray {
     const shape = operands.reduce<Shape>((all, { shape: each }) => broadcastShapes(all, each)!, []);
     const round = this.#strict && dtype === "fp16";
     return this.make(dtype, shape, {
@@ -157,7 +170,7 @@ class Builder implements Native<Arr> {
     });
   }
 
-  reduce(fold: ReduceKind, x: Arr, axes: readonly number[]): Arr {
+  reduce(fold: ReduceKind, x: GraphArray, axes: readonly number[]): GraphArray {
     const shape = x.shape.map((extent, axis) => (axes.includes(axis) ? 1 : extent));
     const dtype = x.dtype === "fp16" ? "fp32" : x.dtype;
     const wide = axes.filter((axis) => x.shape[axis]! > 1);
@@ -176,7 +189,7 @@ class Builder implements Native<Arr> {
   }
 
   /** Reduces neighbouring axes; long rows that are few in two levels, so that there is work for every thread. The levels depend on the shape alone. */
-  #reduceRun(fold: ReduceKind, x: Arr, axes: readonly number[]): Arr {
+  #reduceRun(fold: ReduceKind, x: GraphArray, axes: readonly number[]): GraphArray {
     const dtype = x.dtype === "fp16" ? "fp32" : x.dtype;
     const shape = x.shape.map((extent, axis) => (axes.includes(axis) ? 1 : extent));
     const length = sizeOf(axes.map((axis) => x.shape[axis]!));
@@ -199,18 +212,18 @@ class Builder implements Native<Arr> {
     return this.make(dtype, shape, { kind: "reduce", fold, x, axes });
   }
 
-  #view(x: Arr, shape: Shape, view: ViewKind): Arr {
+  #view(x: GraphArray, shape: Shape, view: ViewKind): GraphArray {
     return this.make(x.dtype, shape, { kind: "view", of: x, view });
   }
 
-  reshape(x: Arr, shape: Shape): Arr {
+  reshape(x: GraphArray, shape: Shape): GraphArray {
     invariant(sizeOf(shape) === x.size, () => `reshape of ${x.shape} to ${shape}`);
     if (shape.length === x.shape.length && shape.every((extent, axis) => extent === x.shape[axis])) return x;
     if (x.source.kind === "view" && x.source.view.kind === "reshape") return this.reshape(x.source.of, shape);
     return this.#view(x, shape, { kind: "reshape" });
   }
 
-  permute(x: Arr, perm: readonly number[]): Arr {
+  permute(x: GraphArray, perm: readonly number[]): GraphArray {
     if (perm.every((axis, i) => axis === i)) return x;
     return this.#view(
       x,
@@ -219,21 +232,21 @@ class Builder implements Native<Arr> {
     );
   }
 
-  slice(x: Arr, begin: readonly number[], size: readonly number[], stride: readonly number[]): Arr {
+  slice(x: GraphArray, begin: readonly number[], size: readonly number[], stride: readonly number[]): GraphArray {
     if (size.every((extent, axis) => extent === x.shape[axis])) return x;
     return this.#view(x, size, { kind: "slice", begin, stride });
   }
 
-  broadcast(x: Arr, shape: Shape): Arr {
+  broadcast(x: GraphArray, shape: Shape): GraphArray {
     return this.#view(x, shape, { kind: "broadcast" });
   }
 
-  assemble(dtype: DType, shape: Shape, fill: number | undefined, pieces: readonly Piece<Arr>[]): Arr {
+  assemble(dtype: DType, shape: Shape, fill: number | undefined, pieces: readonly Piece<GraphArray>[]): GraphArray {
     const full = pieces.map(({ x, begin, stride = shape.map(() => 1) }) => ({ x, begin, stride }));
     return this.make(dtype, shape, { kind: "assemble", fill, pieces: full });
   }
 
-  matmul(dtype: DType, x: Arr, y: Arr, transposeX: boolean, transposeY: boolean): Arr {
+  matmul(dtype: DType, x: GraphArray, y: GraphArray, transposeX: boolean, transposeY: boolean): GraphArray {
     const m = x.shape.at(transposeX ? -1 : -2)!;
     const n = y.shape.at(transposeY ? -2 : -1)!;
     const batch = broadcastShapes(x.shape.slice(0, -2), y.shape.slice(0, -2))!;
@@ -245,12 +258,18 @@ class Builder implements Native<Arr> {
   /** Its operator, for reports. */
   operator = "";
 
-  gather(x: Arr, indices: Arr, axis: number): Arr {
+  gather(x: GraphArray, indices: GraphArray, axis: number): GraphArray {
     const shape = [...x.shape.slice(0, axis), ...indices.shape, ...x.shape.slice(axis + 1)];
     return this.make(x.dtype, shape, { kind: "gather", x, indices, axis, at: this.instruction });
   }
 
-  scatter(data: Arr, indices: Arr, updates: Arr, axis: number, mode: "add" | "update"): Arr {
+  scatter(
+    data: GraphArray,
+    indices: GraphArray,
+    updates: GraphArray,
+    axis: number,
+    mode: "add" | "update",
+  ): GraphArray {
     return this.make(data.dtype, data.shape, {
       kind: "scatter",
       data,
@@ -306,8 +325,8 @@ function scattersIntoSums(program: Program): Map<number, ScatterInto> {
 /** Translates a program. Strict rounding: every operator's fp16 results are rounded, and operators whose native form is not exact run as their plain kernels. */
 export function buildGraph(program: Program, strict: boolean): Graph {
   const builder = new Builder(strict);
-  const values: (Arr | undefined)[] = [];
-  const inputs = new Map<string, Arr>();
+  const values: (GraphArray | undefined)[] = [];
+  const inputs = new Map<string, GraphArray>();
   for (const { name, value } of program.inputs) {
     const { dtype, shape } = program.values[value]!;
     const made = builder.make(dtype, shape, { kind: "input", port: name });
@@ -327,7 +346,11 @@ export function buildGraph(program: Program, strict: boolean): Graph {
     if (sum !== undefined) {
       builder.instruction = sum.at;
       const { axis } = sum.scatter.attrs as { axis: number };
-      const [, indices, updates] = sum.scatter.inputs.map((value) => values[value]!) as [Arr, Arr, Arr];
+      const [, indices, updates] = sum.scatter.inputs.map((value) => values[value]!) as [
+        GraphArray,
+        GraphArray,
+        GraphArray,
+      ];
       values[results[0]!] = builder.scatter(values[sum.into]!, indices, updates, axis, "add");
       continue;
     }
@@ -345,7 +368,7 @@ export function buildGraph(program: Program, strict: boolean): Graph {
     }
     const operands = instructionOperands(instruction, (value) => values[value]!);
     const lowered = op.native!(builder, operands, attrs, avals as never);
-    const made = (Array.isArray(lowered) ? lowered : [lowered]) as Arr[];
+    const made = (Array.isArray(lowered) ? lowered : [lowered]) as GraphArray[];
     for (const [i, array] of made.entries()) {
       const { dtype, shape } = avals[i]!;
       const same =
@@ -356,8 +379,8 @@ export function buildGraph(program: Program, strict: boolean): Graph {
       values[results[i]!] = array;
     }
   }
-  const outputs = new Map<string, Arr>();
-  const taken = new Set<Arr>();
+  const outputs = new Map<string, GraphArray>();
+  const taken = new Set<GraphArray>();
   for (const { name, value } of program.outputs) {
     let array = values[value]!;
     // An output is stored in its port's memory: it needs a computation of its own.
@@ -374,9 +397,9 @@ export function buildGraph(program: Program, strict: boolean): Graph {
  * A batched product that is summed over its batch is one product whose inner dimension runs over the batch, too: the derivative of weights that all
  * samples share.
  */
-function mergeBatches(builder: Builder, outputs: ReadonlyMap<string, Arr>): void {
-  const uses = new Map<Arr, number>();
-  const count = (array: Arr) => uses.set(array, (uses.get(array) ?? 0) + 1);
+function mergeBatches(builder: Builder, outputs: ReadonlyMap<string, GraphArray>): void {
+  const uses = new Map<GraphArray, number>();
+  const count = (array: GraphArray) => uses.set(array, (uses.get(array) ?? 0) + 1);
   for (const array of builder.arrays) for (const operand of operandsOf(array)) count(operand);
   for (const array of outputs.values()) count(array);
   for (const array of [...builder.arrays]) {
@@ -397,15 +420,15 @@ function mergeBatches(builder: Builder, outputs: ReadonlyMap<string, Arr>): void
     const sums =
       leading.every((extent, axis) => extent === 1 || source.axes.includes(axis)) && sizeOf(leading) === batch;
     if (batch === 1 || !whole || !sums || !transposeX || transposeY) continue;
-    const rows = (operand: Arr, columns: number) => builder.reshape(operand, [batch * k, columns]);
+    const rows = (operand: GraphArray, columns: number) => builder.reshape(operand, [batch * k, columns]);
     builder.operator = "matmul";
     const merged = builder.matmul(array.dtype, rows(x, m), rows(y, n), true, false);
     array.source = { kind: "view", of: merged, view: { kind: "reshape" } };
   }
   // What was made last must come before what reads it.
-  const order: Arr[] = [];
-  const seen = new Set<Arr>();
-  const visit = (array: Arr) => {
+  const order: GraphArray[] = [];
+  const seen = new Set<GraphArray>();
+  const visit = (array: GraphArray) => {
     if (seen.has(array)) return;
     seen.add(array);
     if (array.id >= 0) for (const operand of operandsOf(array)) if (operand.id > array.id) visit(operand);
@@ -417,8 +440,8 @@ function mergeBatches(builder: Builder, outputs: ReadonlyMap<string, Arr>): void
 }
 
 /** Arrays that the outputs need, in the order in which they were made. */
-function live(arrays: readonly Arr[], outputs: ReadonlyMap<string, Arr>): Arr[] {
-  const needed = new Set<Arr>();
+function live(arrays: readonly GraphArray[], outputs: ReadonlyMap<string, GraphArray>): GraphArray[] {
+  const needed = new Set<GraphArray>();
   const stack = [...outputs.values()];
   for (let array = stack.pop(); array !== undefined; array = stack.pop()) {
     if (needed.has(array)) continue;
@@ -463,7 +486,7 @@ export function reshapeStrides(shape: Shape, strides: readonly number[], target:
 
 /** Where an array's elements are in an array that has memory of its own. */
 export interface Access {
-  readonly root: Arr;
+  readonly root: GraphArray;
   /** Elements from the root's first. */
   readonly offset: number;
   /** Elements, for every axis of the array. */
@@ -471,7 +494,7 @@ export interface Access {
 }
 
 /** Looks through views; `layout` gives the strides of a root. Undefined where a reshape needs a copy. */
-export function accessOf(array: Arr, layout: (root: Arr) => readonly number[]): Access | undefined {
+export function accessOf(array: GraphArray, layout: (root: GraphArray) => readonly number[]): Access | undefined {
   const { source } = array;
   if (source.kind !== "view") return { root: array, offset: 0, strides: layout(array) };
   const inner = accessOf(source.of, layout);

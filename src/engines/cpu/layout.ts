@@ -4,40 +4,40 @@ import { newValues } from "../../core/dtype.ts";
 import { invariant } from "../../core/errors.ts";
 import { offsetsOf } from "../../ops/kernels/loops.ts";
 import { rootOf } from "./fuse.ts";
-import { type Access, Arr, accessOf, contiguous, type Graph, operandsOf, type Source } from "./graph.ts";
+import { type Access, accessOf, contiguous, type Graph, GraphArray, operandsOf, type Source } from "./graph.ts";
 
 /** Where a root's elements are stored: in its own memory, or as part of another root's. */
 export interface Location {
-  readonly host: Arr;
+  readonly host: GraphArray;
   readonly offset: number;
   readonly strides: readonly number[];
 }
 
 export class Layout {
   /** Strides of roots that are not in row-major order. */
-  readonly #strides = new Map<Arr, readonly number[]>();
+  readonly #strides = new Map<GraphArray, readonly number[]>();
   readonly #hosts = new Map<
-    Arr,
-    { readonly host: Arr; readonly offset: number; readonly strides: readonly number[] }
+    GraphArray,
+    { readonly host: GraphArray; readonly offset: number; readonly strides: readonly number[] }
   >();
 
   /** Strides of a root as views of it see them. */
-  readonly stridesOf = (root: Arr): readonly number[] => this.#strides.get(root) ?? contiguous(root.shape);
+  readonly stridesOf = (root: GraphArray): readonly number[] => this.#strides.get(root) ?? contiguous(root.shape);
 
-  place(root: Arr): Location {
+  place(root: GraphArray): Location {
     return this.#hosts.get(root) ?? { host: root, offset: 0, strides: this.stridesOf(root) };
   }
 
-  store(root: Arr, strides: readonly number[]): void {
+  store(root: GraphArray, strides: readonly number[]): void {
     this.#strides.set(root, strides);
   }
 
   /** Puts `piece` into `host`'s memory. */
-  put(piece: Arr, host: Arr, offset: number, strides: readonly number[]): void {
+  put(piece: GraphArray, host: GraphArray, offset: number, strides: readonly number[]): void {
     this.#hosts.set(piece, { host, offset, strides });
   }
 
-  isHosted(root: Arr): boolean {
+  isHosted(root: GraphArray): boolean {
     return this.#hosts.has(root);
   }
 }
@@ -67,8 +67,8 @@ export function layOut(graph: Graph, inPlace: ReadonlySet<string>): { graph: Gra
       root.shape.map((_, axis) => ordered[perm.indexOf(axis)]!),
     );
   }
-  const arrays: Arr[] = [];
-  const constants = new Map<string, Arr>();
+  const arrays: GraphArray[] = [];
+  const constants = new Map<string, GraphArray>();
   let lastId = Math.max(0, ...graph.arrays.map(({ id }) => id));
   for (const array of graph.arrays) {
     if (array.source.kind === "view" && accessOf(array, layout.stridesOf) === undefined) {
@@ -78,7 +78,7 @@ export function layOut(graph: Graph, inPlace: ReadonlySet<string>): { graph: Gra
       let copy = constants.get(key);
       if (copy === undefined) {
         const source = copyOf(of, { root, offset, strides });
-        arrays.push((copy = new Arr(++lastId, of.dtype, of.shape, source, "copy")));
+        arrays.push((copy = new GraphArray(++lastId, of.dtype, of.shape, source, "copy")));
         if (source.kind === "constant") constants.set(key, copy);
       }
       array.source = { kind: "view", of: copy, view };
@@ -94,7 +94,7 @@ export function layOut(graph: Graph, inPlace: ReadonlySet<string>): { graph: Gra
 }
 
 /** A view's elements in memory of their own: of a constant (the mask of several heads), there before the first run. */
-function copyOf(of: Arr, { root, offset, strides }: Access): Source {
+function copyOf(of: GraphArray, { root, offset, strides }: Access): Source {
   if (root.source.kind !== "constant") return { kind: "map", operands: [of], f: (_v, lanes) => lanes[0]! };
   const { data: elements } = root.source;
   const data = newValues(of.dtype, of.size);
@@ -103,8 +103,8 @@ function copyOf(of: Arr, { root, offset, strides }: Access): Source {
 }
 
 /** Arrays that only an assembly reads are computed where they will be. */
-function placePieces(graph: Graph, layout: Layout, whole: ReadonlySet<Arr>): void {
-  const readers = new Map<Arr, number>();
+function placePieces(graph: Graph, layout: Layout, whole: ReadonlySet<GraphArray>): void {
+  const readers = new Map<GraphArray, number>();
   for (const array of graph.arrays) {
     if (array.source.kind === "view") continue;
     for (const operand of operandsOf(array)) readers.set(rootOf(operand), (readers.get(rootOf(operand)) ?? 0) + 1);

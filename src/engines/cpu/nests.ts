@@ -5,7 +5,7 @@ import { invariant } from "../../core/errors.ts";
 import { sizeOf } from "../../core/shape.ts";
 import type { Node } from "./expression.ts";
 import { domainOf, expand, type Fused, type Group, rootOf, rowDims } from "./fuse.ts";
-import { type Access, type Arr, accessOf, contiguous, reshapeStrides } from "./graph.ts";
+import { type Access, accessOf, contiguous, type GraphArray, reshapeStrides, type SourceOf } from "./graph.ts";
 import { strip } from "./kernels/evaluate.ts";
 import type { LoopOperand, NestSpec } from "./kernels/nest.ts";
 import type { Layout } from "./layout.ts";
@@ -66,7 +66,7 @@ export class Nests {
     const rows = columns > 0 ? rowDims(dims, columns)! : dims;
     const touched: Touched[] = [];
     const members = new Set(group.members);
-    const lanes = new Map<Arr, Node>();
+    const lanes = new Map<GraphArray, Node>();
     const reductions: { kind: ReduceKind; value: Node }[] = [];
     const counts = new Map<string, number>();
 
@@ -92,7 +92,7 @@ export class Nests {
     const typeOf = (dtype: DType) => (dtype === "int32" ? "i32" : dtype === "bool" ? "mask" : "f32");
 
     /** The lane of an operand as `reader` sees it. */
-    const lane = (operand: Arr, reader: Arr): Node => {
+    const lane = (operand: GraphArray, reader: GraphArray): Node => {
       const root = rootOf(operand);
       if (members.has(root)) return laneOf(root);
       if (!this.#fused.groupOf.has(root) && root.source.kind === "map") return mapOf(root); // absorbed
@@ -103,14 +103,14 @@ export class Nests {
         typeOf(operand.dtype),
       );
     };
-    const mapOf = (array: Arr): Node => {
-      const source = array.source as Arr["source"] & { kind: "map" };
+    const mapOf = (array: GraphArray): Node => {
+      const source = array.source as SourceOf<"map">;
       return source.f(
         v,
         source.operands.map((operand) => lane(operand, array)),
       );
     };
-    const laneOf = (array: Arr): Node => {
+    const laneOf = (array: GraphArray): Node => {
       let known = lanes.get(array);
       if (known !== undefined) return known;
       if (array.source.kind === "reduce") {
@@ -160,8 +160,8 @@ export class Nests {
   }
 
   /** Strides of a column reduction's result over outer, reduced and inner dimensions. */
-  #columnStrides(member: Arr, dims: readonly number[]): number[] {
-    const { x, axes } = member.source as Arr["source"] & { kind: "reduce" };
+  #columnStrides(member: GraphArray, dims: readonly number[]): number[] {
+    const { x, axes } = member.source as SourceOf<"reduce">;
     const { strides } = this.#layout.place(member);
     const pick = (from: number, to: number) =>
       reshapeStrides(x.shape.slice(from, to), strides.slice(from, to), partOf(x.shape.slice(from, to)))!;
@@ -176,7 +176,7 @@ export class Nests {
 /** Positions in the dimensions across which they may not be merged: where rows end, or a column reduction's parts. */
 export function bordersOf(group: Group, dims: readonly number[]): number[] {
   if (group.kind === "columns") {
-    const { x, axes } = group.members[0]!.source as Arr["source"] & { kind: "reduce" };
+    const { x, axes } = group.members[0]!.source as SourceOf<"reduce">;
     const outer = sizeOf(x.shape.slice(0, Math.min(...axes)));
     const inner = sizeOf(x.shape.slice(Math.max(...axes) + 1));
     let [first, product] = [0, 1];
@@ -193,7 +193,7 @@ function partOf(shape: readonly number[]): number[] {
 /** How many of the last dimensions make up the vector dimension. */
 export function innerDims(spec: NestSpec, group: Group): number {
   if (group.kind === "columns") {
-    const { x, axes } = group.members[0]!.source as Arr["source"] & { kind: "reduce" };
+    const { x, axes } = group.members[0]!.source as SourceOf<"reduce">;
     return countTail(spec.dims, sizeOf(x.shape.slice(Math.max(...axes) + 1)));
   }
   return group.columns > 0 ? countTail(spec.dims, group.columns) : 1;
@@ -246,7 +246,7 @@ export function partition(spec: NestSpec, group: Group, threads: number): NestSp
   const total = sizeOf(spec.dims);
   const inner = spec.dims.length - 1;
   if (group.kind === "columns") {
-    const { x, axes } = group.members[0]!.source as Arr["source"] & { kind: "reduce" };
+    const { x, axes } = group.members[0]!.source as SourceOf<"reduce">;
     const outer = sizeOf(x.shape.slice(0, Math.min(...axes)));
     let [taskDims, product] = [0, 1];
     while (product < outer) product *= spec.dims[taskDims++]!;

@@ -10,14 +10,15 @@ import { type ComposedStep, type Product, planChain, planTriangular } from "./co
 import { domainOf, expand, type Fused, fuse, type Group, rootOf } from "./fuse.ts";
 import {
   type Access,
-  type Arr,
   accessOf,
   buildGraph,
   contiguous,
   type Graph,
+  type GraphArray,
   isZero,
   operandsOf,
   reshapeStrides,
+  type SourceOf,
 } from "./graph.ts";
 import { emitColumns } from "./kernels/columns.ts";
 import { planCopy, planFill } from "./kernels/copy.ts";
@@ -84,21 +85,21 @@ class Planner {
   readonly #fused: Fused;
   /** Chains of groups that one step computes, by each of their groups. */
   readonly #chains = new Map<Group, Chain>();
-  readonly #storages = new Map<Arr, Storage>();
+  readonly #storages = new Map<GraphArray, Storage>();
   readonly #all: Storage[] = [];
   readonly #steps: PlannedStep[] = [];
   readonly #setup: NativeStep[] = [];
-  readonly #outputPort: ReadonlyMap<Arr, string>;
+  readonly #outputPort: ReadonlyMap<GraphArray, string>;
   /** Outputs that cannot be stored where they belong before everything else has run. */
-  readonly #staged = new Set<Arr>();
+  readonly #staged = new Set<GraphArray>();
   /** How many steps read a root from now on. */
-  readonly #readers = new Map<Arr, number>();
+  readonly #readers = new Map<GraphArray, number>();
   readonly #nests: Nests;
   /** Packed copies of matrices, by their storage, and by place and form in it. */
   readonly #packed = new Map<Storage, Map<string, Place>>();
   /** Arrays of rows that are 0 from some column on. */
-  readonly #ends = new Map<Arr, RowEnds>();
-  readonly #readsOf = new Map<Arr, ReadonlySet<Arr>>();
+  readonly #ends = new Map<GraphArray, RowEnds>();
+  readonly #readsOf = new Map<GraphArray, ReadonlySet<GraphArray>>();
   #scratch = 0;
 
   constructor(program: Program, options: PlanOptions) {
@@ -159,12 +160,12 @@ class Planner {
   // ------------------------------------------------------------------------------------------------ memory
 
   /** Roots with memory that an array's computation reads, through arrays that are not stored. */
-  #reads(array: Arr): ReadonlySet<Arr> {
+  #reads(array: GraphArray): ReadonlySet<GraphArray> {
     const known = this.#readsOf.get(array);
     if (known !== undefined) return known;
-    const found = new Set<Arr>();
+    const found = new Set<GraphArray>();
     this.#readsOf.set(array, found);
-    const visit = (each: Arr) => {
+    const visit = (each: GraphArray) => {
       for (const operand of operandsOf(each)) {
         const root = rootOf(operand);
         const leaf = root.source.kind === "input" || root.source.kind === "constant";
@@ -177,8 +178,8 @@ class Planner {
   }
 
   /** Groups that read each root, in their order. */
-  #readersByRoot(): Map<Arr, Group[]> {
-    const readers = new Map<Arr, Group[]>();
+  #readersByRoot(): Map<GraphArray, Group[]> {
+    const readers = new Map<GraphArray, Group[]>();
     for (const group of this.#fused.groups) {
       for (const root of new Set(group.members.flatMap((member) => [...this.#reads(member)]))) {
         const known = readers.get(root);
@@ -236,7 +237,7 @@ class Planner {
   }
 
   /** True if a loop reads `old` only at the element that it stores `array` to, before it does. */
-  #readsInPlace(group: Group, old: Arr, array: Arr): boolean {
+  #readsInPlace(group: Group, old: GraphArray, array: GraphArray): boolean {
     if (group.kind !== "loop" || array.size !== sizeOf(group.dims)) return false;
     const whole = contiguous(group.dims);
     for (const member of group.members) {
@@ -252,13 +253,13 @@ class Planner {
   }
 
   /** True if the loop stores the array after its last reduction: no later pass reads the row again. */
-  #storesInLastPass(group: Group, array: Arr): boolean {
+  #storesInLastPass(group: Group, array: GraphArray): boolean {
     const { spec, touched } = this.#nests.of(group);
     const operand = touched.find(({ access }) => access.root === array)!;
     return loopStoresLast(spec, operand.index);
   }
 
-  #storage(root: Arr): Storage {
+  #storage(root: GraphArray): Storage {
     const { host } = this.#layout.place(root);
     const known = this.#storages.get(host);
     if (known !== undefined) return known;
@@ -275,7 +276,7 @@ class Planner {
     return storage;
   }
 
-  #newStorage(kind: Storage["kind"], bytes: number, rest: { port?: string; array?: Arr } = {}): Storage {
+  #newStorage(kind: Storage["kind"], bytes: number, rest: { port?: string; array?: GraphArray } = {}): Storage {
     const storage: Storage = {
       kind,
       bytes,
@@ -290,7 +291,7 @@ class Planner {
   }
 
   /** Address of the element at `offset` of a root, as its place is. */
-  #place(root: Arr, offset = 0): Place {
+  #place(root: GraphArray, offset = 0): Place {
     const { offset: start } = this.#layout.place(root);
     return { storage: this.#storage(root), offset: (start + offset) * dtypeBytes[root.dtype] };
   }
@@ -345,7 +346,7 @@ class Planner {
   #group(group: Group): void {
     if (group.kind === "loop" || group.kind === "columns") this.#loop(group);
     else {
-      const [member] = group.members as [Arr];
+      const [member] = group.members as [GraphArray];
       const { kind } = member.source;
       if (kind === "matmul") this.#matmul(member);
       else if (kind === "gather") this.#gather(member);
@@ -376,7 +377,7 @@ class Planner {
     const products = firsts.map(({ members }) => this.#product(members[0]!));
     const last = second && this.#product(second.members[0]!);
     const rows = endsOfRows(chain, this.#nests.of(loop), products[0]!, this.#ends);
-    const operandOf = (root: Arr) => touched.findIndex(({ access }) => access.root === root);
+    const operandOf = (root: GraphArray) => touched.findIndex(({ access }) => access.root === root);
     const ports = new Set(places.flatMap(({ storage }) => (storage.kind === "port" ? [storage.port] : [])));
     const replaces = spec.stores.some(({ operand }) =>
       ports.has(inPlace.get(places[operand]!.storage.port ?? "") ?? ""),
@@ -416,14 +417,14 @@ class Planner {
     }
   }
 
-  #access(array: Arr): Access {
+  #access(array: GraphArray): Access {
     const access = accessOf(array, this.#layout.stridesOf);
     invariant(access !== undefined, () => "a view that needs a copy was not copied");
     return access;
   }
 
   /** The elements of an array in row-major order: where they are, or a copy. */
-  #dense(array: Arr): Place {
+  #dense(array: GraphArray): Place {
     const { root, offset, strides } = this.#access(array);
     const wanted = contiguous(array.shape);
     const dense = array.shape.every((extent, axis) => extent === 1 || strides[axis] === wanted[axis]);
@@ -458,7 +459,7 @@ class Planner {
     );
   }
 
-  #copyOut(array: Arr): void {
+  #copyOut(array: GraphArray): void {
     const port = this.#outputPort.get(array)!;
     const storage = this.#newStorage("port", array.size * dtypeBytes[array.dtype], { port });
     const strides = contiguous(array.shape);
@@ -635,17 +636,17 @@ class Planner {
   }
 
   /** True where other arrays are stored inside the root's memory. */
-  #hasHosted(root: Arr): boolean {
+  #hasHosted(root: GraphArray): boolean {
     return root.source.kind === "assemble" || this.#layout.isHosted(root);
   }
 
   // ------------------------------------------------------------------------------------------------ single arrays
 
   /** A product's operands and result, batch dimensions of 1 left out, and those over which y stays the same taken as rows. */
-  #product(array: Arr): Product {
-    const { x, y, transposeX, transposeY } = array.source as Arr["source"] & { kind: "matmul" };
+  #product(array: GraphArray): Product {
+    const { x, y, transposeX, transposeY } = array.source as SourceOf<"matmul">;
     const batch = array.shape.slice(0, -2);
-    const side = (operand: Arr, transposed: boolean) => {
+    const side = (operand: GraphArray, transposed: boolean) => {
       const { root, offset, strides } = this.#access(operand);
       const rank = operand.shape.length;
       const pad = batch.length - (rank - 2);
@@ -709,8 +710,8 @@ class Planner {
     return skipped % k === 0 && a.batch.every((stride) => stride % matrix === 0) ? rows.ends : undefined;
   }
 
-  #matmul(array: Arr): void {
-    const { x, y } = array.source as Arr["source"] & { kind: "matmul" };
+  #matmul(array: GraphArray): void {
+    const { x, y } = array.source as SourceOf<"matmul">;
     const { isa, threads } = this.#options;
     const product = this.#product(array);
     const { a, b, c, extents, m, n, k } = product;
@@ -780,8 +781,8 @@ class Planner {
     }
   }
 
-  #gather(array: Arr): void {
-    const { x, indices, axis, at } = array.source as Arr["source"] & { kind: "gather" };
+  #gather(array: GraphArray): void {
+    const { x, indices, axis, at } = array.source as SourceOf<"gather">;
     const { isa, threads } = this.#options;
     const places = { x: this.#dense(x), index: this.#dense(indices), out: this.#place(array) };
     this.#requireInside(places.x, x.dtype, [x.size], [1]);
@@ -807,8 +808,8 @@ class Planner {
     );
   }
 
-  #scatter(array: Arr): void {
-    const { data, indices, updates, axis, mode, at } = array.source as Arr["source"] & { kind: "scatter" };
+  #scatter(array: GraphArray): void {
+    const { data, indices, updates, axis, mode, at } = array.source as SourceOf<"scatter">;
     const { isa, threads } = this.#options;
     const { source } = rootOf(data);
     const zeroData = source.kind === "constant" && isZero(source.data);
@@ -854,7 +855,7 @@ class Planner {
   }
 
   /** Gives an array the memory of one that only it reads, with the same elements in the same order. */
-  #takeOver(from: Arr, array: Arr): boolean {
+  #takeOver(from: GraphArray, array: GraphArray): boolean {
     const { root, offset, strides } = this.#access(from);
     const source = this.#storage(root);
     const target = this.#storage(array);
@@ -874,8 +875,8 @@ class Planner {
     return free;
   }
 
-  #assemble(array: Arr): void {
-    const { fill, pieces } = array.source as Arr["source"] & { kind: "assemble" };
+  #assemble(array: GraphArray): void {
+    const { fill, pieces } = array.source as SourceOf<"assemble">;
     const { isa, threads } = this.#options;
     const strides = this.#layout.place(array).strides;
     if (fill !== undefined) {
@@ -896,8 +897,8 @@ class Planner {
     }
   }
 
-  #reference(array: Arr): void {
-    const { call } = array.source as Arr["source"] & { kind: "reference" };
+  #reference(array: GraphArray): void {
+    const { call } = array.source as SourceOf<"reference">;
     const inputs = call.operands.map((operand) => operand && this.#dense(operand));
     const outputs = call.results.map((result) => this.#place(result));
     this.#touch([...inputs, ...outputs]);

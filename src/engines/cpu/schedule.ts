@@ -1,6 +1,6 @@
 // When steps run and where their values lie: batches of independent steps, offsets in the arena.
 
-import type { Arr, ReferenceCall } from "./graph.ts";
+import type { GraphArray, ReferenceCall } from "./graph.ts";
 import type { X64 } from "./isa/x64.ts";
 
 /** A piece of memory that a plan needs. */
@@ -10,7 +10,7 @@ export interface Storage {
   /** Name of a port. */
   readonly port?: string;
   /** Array of a constant. */
-  readonly array?: Arr;
+  readonly array?: GraphArray;
   /** True once a step uses it. */
   touched: boolean;
   /** First and last batch that uses it. */
