@@ -149,13 +149,22 @@ function rowOf(extents: readonly number[]): number | undefined {
 class Builder implements Native<GraphArray> {
   readonly arrays: GraphArray[] = [];
   readonly #strict: boolean;
+  /** The operator that is being lowered, for reports, and its number in the program, for errors at run time. */
+  #operator = "";
+  #instruction = 0;
 
   constructor(strict: boolean) {
     this.#strict = strict;
   }
 
+  /** Says what the arrays that are made from now on are parts of. */
+  begin(operator: string, instruction = this.#instruction): void {
+    this.#operator = operator;
+    this.#instruction = instruction;
+  }
+
   make(dtype: DType, shape: Shape, source: Source): GraphArray {
-    const made = new GraphArray(this.arrays.length, dtype, shape, source, this.operator);
+    const made = new GraphArray(this.arrays.length, dtype, shape, source, this.#operator);
     this.arrays.push(made);
     return made;
   }
@@ -253,14 +262,9 @@ class Builder implements Native<GraphArray> {
     return this.make(dtype, [...batch, m, n], { kind: "matmul", x, y, transposeX, transposeY });
   }
 
-  /** Number of the instruction that is being lowered, for errors at run time. */
-  instruction = 0;
-  /** Its operator, for reports. */
-  operator = "";
-
   gather(x: GraphArray, indices: GraphArray, axis: number): GraphArray {
     const shape = [...x.shape.slice(0, axis), ...indices.shape, ...x.shape.slice(axis + 1)];
-    return this.make(x.dtype, shape, { kind: "gather", x, indices, axis, at: this.instruction });
+    return this.make(x.dtype, shape, { kind: "gather", x, indices, axis, at: this.#instruction });
   }
 
   scatter(
@@ -277,7 +281,7 @@ class Builder implements Native<GraphArray> {
       updates,
       axis,
       mode,
-      at: this.instruction,
+      at: this.#instruction,
     });
   }
 }
@@ -340,11 +344,9 @@ export function buildGraph(program: Program, strict: boolean): Graph {
   const merged = strict ? new Map<number, ScatterInto>() : scattersIntoSums(program);
   for (const [at, instruction] of program.instructions.entries()) {
     const { op, attrs, results } = instruction;
-    builder.instruction = at;
-    builder.operator = op.name;
     const sum = merged.get(at);
+    builder.begin(op.name, sum?.at ?? at);
     if (sum !== undefined) {
-      builder.instruction = sum.at;
       const { axis } = sum.scatter.attrs as { axis: number };
       const [, indices, updates] = sum.scatter.inputs.map((value) => values[value]!) as [
         GraphArray,
@@ -421,7 +423,7 @@ function mergeBatches(builder: Builder, outputs: ReadonlyMap<string, GraphArray>
       leading.every((extent, axis) => extent === 1 || source.axes.includes(axis)) && sizeOf(leading) === batch;
     if (batch === 1 || !whole || !sums || !transposeX || transposeY) continue;
     const rows = (operand: GraphArray, columns: number) => builder.reshape(operand, [batch * k, columns]);
-    builder.operator = "matmul";
+    builder.begin("matmul");
     const merged = builder.matmul(array.dtype, rows(x, m), rows(y, n), true, false);
     array.source = { kind: "view", of: merged, view: { kind: "reshape" } };
   }
