@@ -20,6 +20,11 @@ export interface Chain {
   readonly inner: ReadonlySet<GraphArray>;
 }
 
+/** A chain's groups in the order of their computation. */
+export function groupsOf({ firsts, loop, second }: Pick<Chain, "firsts" | "loop" | "second">): readonly Group[] {
+  return [...firsts, loop, ...(second === undefined ? [] : [second])];
+}
+
 /** Arrays that a loop without reductions touches, if they are to be computed block by block with a product. */
 const mapBytes = 1 << 20;
 /** A right-hand matrix that every block may read again. */
@@ -87,7 +92,7 @@ export function findChains({ fused, layout, nests, outputs, readers }: Surroundi
       const maker = fused.groupOf.get(rightOf(second));
       if (maker !== undefined && at(maker) > at(loop)) anchor = second;
     }
-    const chain = [...groups, loop, ...(second === undefined ? [] : [second])];
+    const chain = groupsOf({ firsts: groups, loop, second });
     const results = [...firsts, ...loop.members];
     // Nobody else may want a result before the chain has run.
     const early = (array: GraphArray) => readElsewhere(array, chain).some((reader) => at(reader) < at(anchor));

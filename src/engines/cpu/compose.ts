@@ -17,7 +17,7 @@ import { emitLoop, loopScratch } from "./kernels/loop.ts";
 import { type NestSpec, nestKey } from "./kernels/nest.ts";
 import type { Isa, StepPlan } from "./kernels/step.ts";
 import { Expressions } from "./math.ts";
-import type { Place } from "./schedule.ts";
+import type { Place } from "./memory.ts";
 import { X64Machine } from "./x64-machine.ts";
 
 /** A matrix in memory; strides in elements. */

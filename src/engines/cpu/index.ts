@@ -21,8 +21,9 @@ import { Team } from "./driver/team.ts";
 import { chooseIsa, cpuFeatures } from "./isa/features.ts";
 import { X64 } from "./isa/x64.ts";
 import type { Isa } from "./kernels/step.ts";
+import type { Place, Storage } from "./memory.ts";
 import { type Plan, planProgram } from "./plan.ts";
-import type { NativeStep, Place, ReferenceStep, Storage } from "./schedule.ts";
+import type { NativeStep, ReferenceStep } from "./steps.ts";
 
 /** Programs with less work than this run on the calling thread: waking another takes longer. */
 const smallWork = { flops: 200_000, bytes: 200_000 } as const;

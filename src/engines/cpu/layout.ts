@@ -24,6 +24,13 @@ export class Layout {
   /** Strides of a root as views of it see them. */
   readonly stridesOf = (root: GraphArray): readonly number[] => this.#strides.get(root) ?? contiguous(root.shape);
 
+  /** Where an array's elements are, once what needs a copy has been copied. */
+  access(array: GraphArray): Access {
+    const access = accessOf(array, this.stridesOf);
+    invariant(access !== undefined, () => "a view that needs a copy was not copied");
+    return access;
+  }
+
   place(root: GraphArray): Location {
     return this.#hosts.get(root) ?? { host: root, offset: 0, strides: this.stridesOf(root) };
   }

@@ -5,7 +5,7 @@ import { invariant } from "../../core/errors.ts";
 import { sizeOf } from "../../core/shape.ts";
 import type { Node } from "./expression.ts";
 import { domainOf, expand, type Fused, type Group, rootOf, rowDims } from "./fuse.ts";
-import { type Access, accessOf, contiguous, type GraphArray, reshapeStrides, type SourceOf } from "./graph.ts";
+import { type Access, contiguous, type GraphArray, reshapeStrides, type SourceOf } from "./graph.ts";
 import { strip } from "./kernels/evaluate.ts";
 import type { LoopOperand, NestSpec } from "./kernels/nest.ts";
 import type { Layout } from "./layout.ts";
@@ -96,8 +96,7 @@ export class Nests {
       const root = rootOf(operand);
       if (members.has(root)) return laneOf(root);
       if (!this.#fused.groupOf.has(root) && root.source.kind === "map") return mapOf(root); // absorbed
-      const access = accessOf(expand(operand, reader), this.#layout.stridesOf);
-      invariant(access !== undefined, () => "a view that needs a copy was not copied");
+      const access = this.#layout.access(expand(operand, reader));
       return v.operand(
         touch(access, operand.dtype, over(domainOf(reader), access.strides)).index,
         typeOf(operand.dtype),

@@ -1,74 +1,12 @@
-// When steps run and where their values lie: batches of independent steps, offsets in the arena.
+// When steps run and where their values lie: batches of independent steps, offsets in the arena and in the memory of constants.
 
-import type { GraphArray, ReferenceCall } from "./graph.ts";
-import type { X64 } from "./isa/x64.ts";
-
-/** A piece of memory that a plan needs. */
-export interface Storage {
-  readonly kind: "arena" | "port" | "constant";
-  readonly bytes: number;
-  /** Name of a port. */
-  readonly port?: string;
-  /** Array of a constant. */
-  readonly array?: GraphArray;
-  /** True once a step uses it. */
-  touched: boolean;
-  /** First and last batch that uses it. */
-  first: number;
-  last: number;
-  /** True for a constant that only packing reads. */
-  isSource?: boolean;
-  /** Offset in the arena, or in the memory of constants or of sources. */
-  offset: number;
-  /** The storage that this one shares memory with. */
-  shares?: Storage;
-}
-
-/** An address: a storage and bytes from its start. */
-export interface Place {
-  readonly storage: Storage;
-  readonly offset: number;
-}
-
-/** A step in native code. */
-export interface NativeStep {
-  readonly kind: "native";
-  readonly name: string;
-  readonly key: string;
-  emit(asm: X64): void;
-  readonly tasks: number;
-  readonly args: readonly Place[];
-  /** Which of them it writes. */
-  readonly writes: readonly boolean[];
-  readonly scratchBytes: number;
-  readonly bytes: number;
-  readonly flops: number;
-  /** Operators that it computes: primitives, most frequent first. */
-  readonly parts: string;
-}
-
-/** A step that runs as a record's plain kernel. */
-export interface ReferenceStep {
-  readonly kind: "reference";
-  readonly name: string;
-  readonly call: ReferenceCall;
-  readonly inputs: readonly (Place | undefined)[];
-  readonly outputs: readonly Place[];
-}
-
-export type PlannedStep = NativeStep | ReferenceStep;
-
-/** The storage whose memory this one takes. */
-export function ownerOf(storage: Storage): Storage {
-  let owner = storage;
-  while (owner.shares !== undefined) owner = owner.shares;
-  return owner;
-}
+import { ownerOf, type Storage } from "./memory.ts";
+import type { PlannedStep } from "./steps.ts";
 
 const alignment = 64;
 
 /** Bytes rounded up to whole cache lines. */
-export const align = (bytes: number): number => Math.ceil(bytes / alignment) * alignment;
+const align = (bytes: number): number => Math.ceil(bytes / alignment) * alignment;
 
 /** What a step does to a piece of memory. */
 interface Touch {
@@ -185,4 +123,28 @@ export function placeInArena(storages: readonly Storage[]): number {
     storage.offset = ownerOf(storage).offset;
   }
   return end;
+}
+
+/** Offsets of constants; those that only packing reads are apart, to be given up once they are packed. Bytes of both. */
+export function placeConstants(
+  storages: readonly Storage[],
+  steps: readonly PlannedStep[],
+): { constantBytes: number; sourceBytes: number } {
+  const read = new Set(
+    steps.flatMap((step) => (step.kind === "native" ? step.args : step.inputs)).map((place) => place?.storage),
+  );
+  let [constantBytes, sourceBytes] = [0, 0];
+  for (const storage of storages) {
+    if (storage.kind !== "constant") continue;
+    storage.isSource = !read.has(storage);
+    if (storage.isSource && storage.array === undefined) continue; // another product's packed copy took its place
+    if (storage.isSource) {
+      storage.offset = sourceBytes;
+      sourceBytes += align(storage.bytes);
+    } else {
+      storage.offset = constantBytes;
+      constantBytes += align(storage.bytes);
+    }
+  }
+  return { constantBytes, sourceBytes };
 }

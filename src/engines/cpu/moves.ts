@@ -1,0 +1,178 @@
+// Plans what moves data without computing: copies, rows looked up or added by index, arrays that are put together.
+
+import { type DType, dtypeBytes } from "../../core/dtype.ts";
+import { float16Bits } from "../../core/float16.ts";
+import { sizeOf } from "../../core/shape.ts";
+import { rootOf } from "./fuse.ts";
+import { contiguous, type GraphArray, isZero, type SourceOf } from "./graph.ts";
+import { planCopy, planFill } from "./kernels/copy.ts";
+import { planGather } from "./kernels/index-gather.ts";
+import { planScatter } from "./kernels/index-scatter.ts";
+import type { Layout } from "./layout.ts";
+import { type Memory, ownerOf, type Place, requireInside } from "./memory.ts";
+import type { Steps, Target } from "./steps.ts";
+
+/** Elements in memory; strides in elements. */
+export interface Strided {
+  readonly place: Place;
+  readonly strides: readonly number[];
+}
+
+export class Moves {
+  readonly #target: Target;
+  readonly #layout: Layout;
+  readonly #memory: Memory;
+  readonly #steps: Steps;
+
+  constructor(target: Target, layout: Layout, memory: Memory, steps: Steps) {
+    this.#target = target;
+    this.#layout = layout;
+    this.#memory = memory;
+    this.#steps = steps;
+  }
+
+  copy(dtype: DType, shape: readonly number[], from: Strided, to: Strided): void {
+    const { isa, threads } = this.#target;
+    requireInside(from.place, dtype, shape, from.strides);
+    requireInside(to.place, dtype, shape, to.strides);
+    const bytes = dtypeBytes[dtype] as 1 | 2 | 4;
+    const plan = planCopy({ bytes, shape, from: from.strides, to: to.strides }, isa, threads);
+    this.#steps.native(
+      "copy",
+      plan,
+      (arg) => (arg === "from" ? from.place : to.place),
+      (arg) => arg === "to",
+    );
+  }
+
+  /** The elements of an array in row-major order: where they are, or a copy. */
+  dense(array: GraphArray): Place {
+    const { dtype, shape } = array;
+    const { root, offset, strides } = this.#layout.access(array);
+    const wanted = contiguous(shape);
+    if (shape.every((extent, axis) => extent === 1 || strides[axis] === wanted[axis]))
+      return this.#memory.place(root, offset);
+    const place = this.#memory.allocate("arena", array.size * dtypeBytes[dtype]);
+    this.copy(dtype, shape, { place: this.#memory.place(root, offset), strides }, { place, strides: wanted });
+    return place;
+  }
+
+  gather(array: GraphArray): void {
+    const { x, indices, axis, at } = array.source as SourceOf<"gather">;
+    const { isa, threads } = this.#target;
+    const places = { x: this.dense(x), index: this.dense(indices), out: this.#memory.place(array) };
+    requireInside(places.x, x.dtype, [x.size], [1]);
+    requireInside(places.index, "int32", [indices.size], [1]);
+    requireInside(places.out, array.dtype, [array.size], [1]);
+    const plan = planGather(
+      {
+        bytes: dtypeBytes[x.dtype] as 1 | 2 | 4,
+        outer: sizeOf(x.shape.slice(0, axis)),
+        extent: x.shape[axis]!,
+        inner: sizeOf(x.shape.slice(axis + 1)),
+        count: indices.size,
+        step: at,
+      },
+      isa,
+      threads,
+    );
+    this.#steps.native(
+      "gather",
+      plan,
+      (arg) => places[arg],
+      (arg) => arg === "out",
+    );
+  }
+
+  scatter(array: GraphArray): void {
+    const { data, indices, updates, axis, mode, at } = array.source as SourceOf<"scatter">;
+    const { isa, threads } = this.#target;
+    const { source } = rootOf(data);
+    const zeroData = source.kind === "constant" && isZero(source.data);
+    const inPlace = !zeroData && this.#scattersInPlace(array);
+    const places = {
+      data: zeroData ? undefined : this.dense(data),
+      index: this.dense(indices),
+      updates: this.dense(updates),
+      out: this.#memory.place(array),
+    };
+    if (places.data !== undefined) requireInside(places.data, array.dtype, [array.size], [1]);
+    requireInside(places.index, "int32", [indices.size], [1]);
+    requireInside(places.updates, array.dtype, [updates.size], [1]);
+    requireInside(places.out, array.dtype, [array.size], [1]);
+    const plan = planScatter(
+      {
+        dtype: array.dtype as "fp32" | "fp16" | "int32",
+        outer: sizeOf(data.shape.slice(0, axis)),
+        extent: data.shape[axis]!,
+        inner: sizeOf(data.shape.slice(axis + 1)),
+        count: indices.size,
+        mode,
+        inPlace,
+        zeroData,
+        step: at,
+      },
+      isa,
+      threads,
+    );
+    const temps = plan.temps.map((bytes) => this.#memory.allocate("arena", bytes));
+    for (const step of plan.steps) {
+      this.#steps.native(
+        "scatter",
+        step,
+        (arg) => (typeof arg === "object" ? temps[arg.temp]! : places[arg]!),
+        (arg) => arg === "out" || typeof arg === "object",
+      );
+    }
+  }
+
+  /** Gives a scatter's result the memory of the data that it changes, if only the scatter reads that, with the same elements in the same order. */
+  #scattersInPlace(array: GraphArray): boolean {
+    const { data, indices, updates } = array.source as SourceOf<"scatter">;
+    const memory = this.#memory;
+    const storageOf = (root: GraphArray) => memory.place(root).storage;
+    const others = [indices, updates].map((operand) => ownerOf(storageOf(rootOf(operand))));
+    const { root, offset, strides } = this.#layout.access(data);
+    const from = storageOf(root);
+    if (others.includes(ownerOf(from))) return false;
+    const wanted = contiguous(array.shape);
+    const alike = offset === 0 && data.shape.every((extent, axis) => extent === 1 || strides[axis] === wanted[axis]);
+    const to = storageOf(array);
+    return alike && !memory.isShared(array) && memory.takeOver(to, from, root, [array]);
+  }
+
+  assemble(array: GraphArray): void {
+    const { fill, pieces } = array.source as SourceOf<"assemble">;
+    const { isa, threads } = this.#target;
+    const { strides } = this.#layout.place(array);
+    if (fill !== undefined) {
+      const bytes = dtypeBytes[array.dtype] as 1 | 2 | 4;
+      const plan = planFill({ bytes, count: array.size, bits: bitsOf(array.dtype, fill) }, isa, threads);
+      const place = this.#memory.place(array);
+      this.#steps.native(
+        "fill",
+        plan,
+        () => place,
+        () => true,
+      );
+    }
+    for (const { x, begin, stride } of pieces) {
+      if (this.#layout.isHosted(x)) continue;
+      const { root, offset, strides: from } = this.#layout.access(x);
+      const start = begin.reduce((sum, at, axis) => sum + at * strides[axis]!, 0);
+      this.copy(
+        array.dtype,
+        x.shape,
+        { place: this.#memory.place(root, offset), strides: from },
+        { place: this.#memory.place(array, start), strides: strides.map((each, axis) => each * stride[axis]!) },
+      );
+    }
+  }
+}
+
+/** Bits of a number in a dtype. */
+function bitsOf(dtype: DType, value: number): number {
+  if (dtype === "fp32") return new Uint32Array(Float32Array.of(value).buffer)[0]!;
+  if (dtype === "fp16") return float16Bits(value);
+  return dtype === "bool" ? Number(value !== 0) : value;
+}
