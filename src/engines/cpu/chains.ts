@@ -31,7 +31,7 @@ const mapBytes = 1 << 20;
 const smallBytes = 1 << 19;
 
 /** What chains are found in. */
-export interface Surroundings {
+export interface FusedGraph {
   readonly fused: Fused;
   readonly layout: Layout;
   readonly nests: Nests;
@@ -41,7 +41,7 @@ export interface Surroundings {
 }
 
 /** Finds the chains of fused groups, by the groups where they run. */
-export function findChains({ fused, layout, nests, outputs, readers }: Surroundings): Map<Group, Chain> {
+export function findChains({ fused, layout, nests, outputs, readers }: FusedGraph): Map<Group, Chain> {
   const position = new Map(fused.groups.map((group, at) => [group, at]));
   const at = (group: Group) => position.get(group)!;
   const taken = new Set<Group>();
@@ -167,18 +167,22 @@ export function endsOfRows(
   }
   if (result === undefined) return undefined;
   const maxima = new Set<GraphArray>();
+  /** Sums of what is 0 there, and their inverses. */
+  const sums = new Set<GraphArray>();
   for (const member of members) {
     const { source, operator } = member;
     if (source.kind === "reduce") {
       const root = rootOf(source.x);
       if (source.fold === "max" && root === masked) maxima.add(member);
-      else if (source.fold !== "sum" || !zero.has(root)) return undefined; // counts what would be left out
+      else if (source.fold === "sum" && zero.has(root)) sums.add(member);
+      else return undefined; // counts what would be left out
     } else if (member.size === size) {
       const operands = operandsOf(member).map(rootOf) as [GraphArray, GraphArray];
       const powers = operator === "softmax" && operands[0] === masked && maxima.has(operands[1]);
-      const scaled = (operator === "mul" || operator === "softmax") && operands.length === 2;
-      if (powers || (scaled && operands.some((operand) => zero.has(operand)))) zero.add(member);
-    }
+      const scaled = operator === "mul" && operands.length === 2 && operands.some((operand) => zero.has(operand));
+      const shares = operator === "softmax" && zero.has(operands[0]) && sums.has(operands[1]);
+      if (powers || scaled || shares) zero.add(member);
+    } else if (operandsOf(member).every((operand) => sums.has(rootOf(operand)))) sums.add(member);
   }
   const stored = touched.filter(({ access }) => members.includes(access.root) && access.root.size === size);
   return stored.every(({ access }) => zero.has(access.root)) ? result : undefined;

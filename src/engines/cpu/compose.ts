@@ -54,6 +54,8 @@ const blockBytes = 1 << 18;
 const blockRows = 64;
 /** Columns of a product's widest tile: blocks that are cut at multiples of it share packed copies. */
 const columnUnit = 32;
+/** How many lengths the rows of a matrix that end early may have: each has code of its own. */
+const mostLengths = 8;
 /** Operations of a block below which smaller ones do not help. */
 const leastFlops = 1 << 21;
 /** Most tasks of one batch element: each has code of its own. */
@@ -63,11 +65,11 @@ const mostParts = 32;
 class Composer {
   readonly #isa: Isa;
   readonly #arguments: { readonly place: Place; readonly batch: readonly number[]; writes: boolean }[] = [];
-  readonly #temporaries: { readonly offset: number; readonly bytes: number }[] = [];
+  readonly #temporaries = new Map<string, { readonly offset: number; readonly bytes: number }>();
   /** Right operands that the present task has packed, by what the copy looks like. */
   readonly #packed = new Map<string, { readonly index: number; readonly offset: number; readonly bytes: number }>();
   #heldBytes = 0;
-  /** Operations of one batch element. */
+  /** Operations of one batch element: of what is computed, while bytes are those of whole arrays. */
   #flops = 0;
 
   constructor(isa: Isa) {
@@ -81,12 +83,12 @@ class Composer {
     return offset;
   }
 
-  /** Memory that an earlier phase may have used. */
-  #temporary(index: number, bytes: number): number {
-    const known = this.#temporaries[index];
+  /** Memory of this name, which an earlier phase may have used. */
+  #temporary(name: string, bytes: number): number {
+    const known = this.#temporaries.get(name);
     if (known !== undefined && known.bytes >= bytes) return known.offset;
     const offset = this.hold(bytes);
-    this.#temporaries[index] = { offset, bytes };
+    this.#temporaries.set(name, { offset, bytes });
     return offset;
   }
 
@@ -138,14 +140,14 @@ class Composer {
       const known = this.#packed.get(key);
       const fits = known !== undefined && known.bytes >= bytes;
       const index = known?.index ?? this.#packed.size;
-      const offset = fits ? known.offset : this.#temporary(index, bytes);
+      const offset = fits ? known.offset : this.#temporary(`packed ${index}`, bytes);
       offsets.set(temp, offset);
       if (fits) continue;
       this.#packed.set(key, { index, offset, bytes });
       phases.push(phase(plan.setup[i]!));
     }
     for (const [temp, bytes] of plan.temps.entries())
-      if (!offsets.has(temp)) offsets.set(temp, this.#temporary(mostParts + temp, bytes));
+      if (!offsets.has(temp)) offsets.set(temp, this.#temporary(`temporary ${temp}`, bytes));
     return [...phases, ...plan.steps.map(phase)];
   }
 
@@ -325,13 +327,17 @@ export function planChain(input: ChainInput, isa: Isa, threads: number): Compose
   );
 }
 
+/** Rows are cut, and left out, at multiples of it. */
+const lengthUnit = (extent: number) => columnUnit * Math.ceil(extent / columnUnit / mostLengths);
+
 /** Blocks of rows for every task of a batch element. The blocks depend on shapes alone; how many of them a task has depends on the threads. */
 function rowBlocks({ firsts, ends }: ChainInput, threads: number): Block[][] {
   const { extents, m, n } = firsts[0]!;
   const rows = Math.min(m, blockRows, Math.max(16, Math.floor(blockBytes / (4 * n))));
+  const unit = lengthUnit(n);
   const blocks = cut(m, Math.max(rows, Math.ceil(m / mostParts))).map(({ first, count }): Block => {
     const end = ends === undefined ? n : Math.max(...ends.slice(first, first + count));
-    const columns = Math.min(n, columnUnit * Math.ceil(end / columnUnit));
+    const columns = Math.min(n, unit * Math.ceil(end / unit));
     return { row: first, rows: count, column: 0, columns };
   });
   // The last block first: it may be the longest, and its packed operands serve the others.
@@ -386,7 +392,7 @@ export function planTriangular(product: Product, ends: readonly number[], isa: I
   const size = Math.max(blockRows, Math.ceil(m / mostParts));
   const parts = cut(m, size).map(({ first, count }) => () => {
     const from = ends.findIndex((end) => end > first);
-    const skip = from < 0 ? k - 1 : from; // something is summed, be it zeros
+    const skip = from < 0 ? k - 1 : from - (from % lengthUnit(k)); // something is summed, be it zeros
     return composer.product(
       { m: count, n, k: k - skip, batch: [], a: matrixOf(a), b: matrixOf(b), c: matrixOf(c) },
       {

@@ -100,9 +100,13 @@ export function layOut(graph: Graph, inPlace: ReadonlySet<string>): { graph: Gra
   return { graph: placed, layout };
 }
 
+/** Elements of a constant's copy that is made before the first run and kept; larger ones are made in every run. */
+const mostCopied = 1 << 22;
+
 /** A view's elements in memory of their own: of a constant (the mask of several heads), there before the first run. */
 function copyOf(of: GraphArray, { root, offset, strides }: Access): Source {
-  if (root.source.kind !== "constant") return { kind: "map", operands: [of], f: (_v, lanes) => lanes[0]! };
+  if (root.source.kind !== "constant" || of.size > mostCopied)
+    return { kind: "map", operands: [of], f: (_v, lanes) => lanes[0]! };
   const { data: elements } = root.source;
   const data = newValues(of.dtype, of.size);
   for (const [i, at] of offsetsOf(of.shape, strides).entries()) data[i] = elements[offset + at]!;
