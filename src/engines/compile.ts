@@ -78,6 +78,13 @@ interface PlainFeed {
   readonly view: Float32Array | Int32Array;
 }
 
+/** True for a feed that only needs to be copied. */
+function isPlain({ view }: PlainFeed, feed: Feed | undefined): feed is Float32Array<ArrayBuffer> {
+  return (
+    ArrayBuffer.isView(feed) && feed.constructor === view.constructor && (feed as Float32Array).length === view.length
+  );
+}
+
 /** A compiled plan with its buffers and state. Disposable; later use is a DisposedError. */
 export class CompiledProgram<K extends string = string, O extends Tensors = Tensors>
   implements Disposable, AsyncDisposable
@@ -258,11 +265,7 @@ export class CompiledProgram<K extends string = string, O extends Tensors = Tens
     let given = 0;
     for (const _name in feeds) given++;
     if (given !== this.#plainFeeds.length) return false;
-    for (const plain of this.#plainFeeds) {
-      const feed = plain && feeds[plain.name];
-      if (feed === undefined || !ArrayBuffer.isView(feed) || feed.constructor !== plain!.view.constructor) return false;
-      if ((feed as Float32Array).length !== plain!.view.length) return false;
-    }
+    for (const plain of this.#plainFeeds) if (plain === undefined || !isPlain(plain, feeds[plain.name])) return false;
     for (const plain of this.#plainFeeds) plain!.view.set(feeds[plain!.name] as Float32Array);
     return true;
   }
@@ -272,7 +275,12 @@ export class CompiledProgram<K extends string = string, O extends Tensors = Tens
     // All are checked before the first is written.
     const encoded = Object.entries<Feed>(feeds).map(([name, feed]) => {
       const buffer = this.#buffer(this.plan.feeds.get(name)!);
-      return [buffer, encodeFeed(`input "${name}"`, buffer, feed)] as const;
+      const plain = this.#plainFeeds.find((each) => each?.name === name);
+      const bytes =
+        plain !== undefined && isPlain(plain, feed)
+          ? new Uint8Array(feed.buffer, feed.byteOffset, feed.byteLength)
+          : encodeFeed(`input "${name}"`, buffer, feed);
+      return [buffer, bytes] as const;
     });
     for (const [buffer, bytes] of encoded) buffer.bytes.set(bytes);
   }
