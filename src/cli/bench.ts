@@ -278,7 +278,7 @@ async function takeTurns(
   signal: AbortSignal,
 ): Promise<Round[]> {
   const turn = async (one: Contestant) => {
-    await setTimeout(pauseMs, undefined, { signal });
+    if (all.length > 1) await setTimeout(pauseMs, undefined, { signal });
     const before = busySeconds();
     const started = performance.now();
     const answer = await one.measured.measure(one.repetitions, signal);
