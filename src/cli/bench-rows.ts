@@ -83,7 +83,7 @@ const tinyShapes: Shapes = {
 
 /**
  * Operations of a model's matrix products in one forward pass over its sequence, attention in full, as models' operations are usually counted
- * (Chowdhery et al. 2022, appendix B): a causal model need not make half of attention's, 1 to 4 % of these models' all.
+ * (Chowdhery et al. 2022, appendix B): a causal model need not make half of attention's, 2 to 7 % of these models' all.
  */
 function forwardFlops({ dim, hidden, layers, sequence }: ModelShape, matrices: number): number {
   const weights = 4 * dim * dim + matrices * dim * hidden;
