@@ -361,7 +361,7 @@ class LoopWriter extends NestWriter {
           ([node, row]): Root => ({
             node,
             use: (register) => {
-              if (node.type === "mask") throw new Error("anekit bug: a mask is kept in scratch");
+              invariant(node.type !== "mask", () => "a mask is kept in scratch");
               machine.store(register, "fp32", this.#scratchAddress(row, offset), extent);
             },
           }),
