@@ -133,14 +133,15 @@ export const conv = defineOp({
   },
   kernel: ({ x, weight, bias }, attrs, [out]) =>
     convKernel(x, weight, bias, convWindows(x, weight, attrs), attrs.groups, out),
-  support(chip, { weight, bias }) {
+  support(chip, { weight }) {
     const width = weight.shape.at(-1)!;
     const height = weight.shape.length === 4 ? weight.shape[2]! : 1;
     const { convKernelWidthMax, convKernelHeightMax } = chip.limits;
     if (width > convKernelWidthMax)
       return `the kernel is ${width} wide, the limit is ${convKernelWidthMax}; use fewer taps or an FFT`;
-    if (height > convKernelHeightMax) return `the kernel is ${height} high, the limit is ${convKernelHeightMax}`;
-    return bias === undefined || "the chip refuses a bias operand; add it after the convolution";
+    if (height > convKernelHeightMax)
+      return `the kernel is ${height} high, the limit is ${convKernelHeightMax}; use fewer taps`;
+    return true; // whether a bias is taken is a matter of the dialect: legalize adds it afterwards
   },
   constantOnChip: {
     weight: {
@@ -243,7 +244,6 @@ export const conv_transpose = defineOp({
   },
   kernel: ({ x, weight, bias }, attrs, [out]) =>
     convTransposeKernel(x, weight, bias, transposeWindows(x, weight, attrs), attrs.groups, out),
-  support: (_chip, { bias }) => bias === undefined || "the chip refuses a bias operand; add it after the convolution",
   constantOnChip: {
     weight: { reason: "the chip takes a transposed convolution's weight as a constant", lower: convTransposeAsMatmul },
   },
@@ -324,7 +324,7 @@ function poolSupport(
 ): true | string {
   const size = Math.max(...attrs.kernelSizes);
   const limit = chip.limits.poolWindowMax;
-  return size <= limit || `the window is ${size} wide, the limit is ${limit}`;
+  return size <= limit || `the window is ${size} wide, the limit is ${limit}; pool twice with smaller windows`;
 }
 
 export const max_pool = defineOp({

@@ -1,5 +1,6 @@
 // Operators that only move elements: reshape, transpose, slices, concatenation, padding, tiling, image rearrangements.
 
+import type { Chip } from "../chips/index.ts";
 import { ConfigError, formatShape, ShapeError } from "../core/errors.ts";
 import { type Aval, maxRank, normalizeAxes, normalizeAxis, sizeOf, stridesOf } from "../core/shape.ts";
 import type { Tensor } from "../tensor.ts";
@@ -147,6 +148,13 @@ function unslice(g: Tensor, axis: number, begin: number, step: number, extent: n
   return flat.reshape([...before, extent, ...after]);
 }
 
+/** Whether a chip loses larger magnitudes in a slice from `begin` of the last axis; `legalize` takes another way. */
+function widthSlice({ limits }: Chip, { dtype }: Aval, begin: number): true | string {
+  const limit = limits.widthSliceMax;
+  if (limit === undefined || begin === 0 || dtype !== "fp16") return true;
+  return `on this chip a slice at an offset of the last axis turns magnitudes above ${limit} into infinity; slice another axis`;
+}
+
 /** First element and end of one axis of slice_by_index, NumPy's rules for a positive stride. */
 function bounds(extent: number, begin: number, end: number, beginMask: boolean, endMask: boolean): [number, number] {
   const wrap = (index: number) => Math.max(0, Math.min(extent, index < 0 ? index + extent : index));
@@ -238,6 +246,7 @@ export const slice_by_index = defineOp({
     return n.reshape(n.slice(x, begin, size, stride), out.shape);
   },
   nativeExact: true,
+  support: (chip, { x }, { begin }) => widthSlice(chip, x, begin.at(-1)!),
 });
 
 export const slice_by_size = defineOp({
@@ -282,12 +291,7 @@ export const slice_by_size = defineOp({
       size.map(() => 1),
     ),
   nativeExact: true,
-  support(chip, { x }, { begin }) {
-    const last = begin.length - 1;
-    const limit = chip.limits.widthSliceMax;
-    if (limit === undefined || begin[last] === 0 || x.dtype !== "fp16") return true;
-    return `on this chip a slice at an offset of the last axis turns magnitudes above ${limit} into infinity; slice another axis`;
-  },
+  support: (chip, { x }, { begin }) => widthSlice(chip, x, begin.at(-1)!),
 });
 
 /** Copies `piece`, whose axis covers [start, start + extent) of out's axis, taking every `step`-th position. */
@@ -461,6 +465,8 @@ export const split = defineOp({
     });
   },
   nativeExact: true,
+  support: (chip, { x }, { splitSizes, axis }) =>
+    widthSlice(chip, x, axis === x.shape.length - 1 && splitSizes.length > 1 ? splitSizes[0]! : 0),
   milOmits: ({ splitSizes }) => (splitSizes.every((size) => size === splitSizes[0]) ? ["splitSizes"] : ["numSplits"]),
 });
 
@@ -639,13 +645,9 @@ export const pad = defineOp({
     return padded;
   },
   nativeExact: true,
-  support(_chip, { x }, { pad: amounts }) {
-    const channels = 1 - (x.shape.length - amounts.length / 2);
-    if (x.shape.length < 4 || channels < 0) return true;
-    return (
-      (amounts[2 * channels] === 0 && amounts[2 * channels + 1] === 0) ||
-      "the channel axis cannot be padded; concatenate zeros"
-    );
+  support(_chip, _inputs, { pad: amounts }) {
+    const outer = amounts.slice(0, Math.max(0, amounts.length - 4)); // axes before the last two
+    return outer.every((count) => count === 0) || "only the last two axes can be padded; reshape or transpose";
   },
 });
 

@@ -1,11 +1,11 @@
 // Whether a chip can run a program: limits that hold for every operator, then what each record says. Changes nothing.
 
 import { type Chip, chipFamilies } from "../chips/index.ts";
-import { type DType, isDType } from "../core/dtype.ts";
-import { formatAval } from "../core/errors.ts";
-import { type Aval, sizeOf } from "../core/shape.ts";
+import type { DType } from "../core/dtype.ts";
+import { formatAval, UnsupportedError } from "../core/errors.ts";
+import { type Aval, type Shape, sizeOf } from "../core/shape.ts";
 import { type Instruction, instructionOperands, type Program } from "../ir/program.ts";
-import { operandNames } from "../ops/define.ts";
+import { type Op, operandNames } from "../ops/define.ts";
 import { ops } from "../ops/index.ts";
 
 /** Something that keeps a program from a chip. */
@@ -54,6 +54,30 @@ export function checkChip(program: Program, chip: Chip): Problem[] {
   return problems;
 }
 
+/** @throws {UnsupportedError} naming the first problem: operator, shapes, limit and remedy. */
+export function requireSupport(program: Program, chip: Chip, where = "legalize"): void {
+  const problems = checkChip(program, chip);
+  const [first] = problems;
+  if (first === undefined) return;
+  const more = problems.length === 1 ? "" : ` (and ${problems.length - 1} more)`;
+  const [what, ...remedy] = first.reason.split("; ");
+  const instruction = first.instruction === undefined ? undefined : program.instructions[first.instruction]!;
+  throw new UnsupportedError(where, `${first.where} on ${chip.name}: ${what}${more}`, {
+    chip: chip.name,
+    ...(remedy.length > 0 && { remedy: remedy.join("; ") }),
+    ...(instruction !== undefined && { op: instruction.op.name, inputs: operandAvals(instruction, program) }),
+  });
+}
+
+/** Operands by name, as errors show them. */
+function operandAvals({ op, inputs }: Instruction, { values }: Program): Record<string, Aval> {
+  const names = operandNames(op);
+  const list = op.inputs[names[0]!].variadic === true;
+  return Object.fromEntries(
+    inputs.flatMap((value, i) => (value < 0 ? [] : [[list ? `${names[0]}[${i}]` : names[i]!, values[value]!]])),
+  );
+}
+
 /** Inputs that nothing but transposes read: another extent limit holds for them. */
 function valuesOnlyTransposed(program: Program): Set<number> {
   const others = new Set<number>();
@@ -64,11 +88,23 @@ function valuesOnlyTransposed(program: Program): Set<number> {
   return new Set(program.inputs.map(({ value }) => value).filter((value) => moved.has(value) && !others.has(value)));
 }
 
+/** What to do about a port that the chip has not. */
+const portRemedies: Readonly<Record<DType, string>> = {
+  fp16: "run it on another engine",
+  fp32: 'use fp16, or precision "mixed", which leaves fp32 to a CPU stage',
+  int32: "feed one-hot rows in fp16, and take largest elements in a CPU stage",
+  bool: "use fp16 with 0 and 1, and compare inside the program",
+};
+
 function portReason(aval: Aval, chip: Chip): string | undefined {
   const { portDtypes } = chip.limits;
   if (portDtypes.includes(aval.dtype)) return undefined;
-  const known = portDtypes.filter(isDType).join(" or ");
-  return `${formatAval(aval)}: the chip has no ${aval.dtype} ports; use ${known} and convert on the host`;
+  return `${formatAval(aval)}: the chip has no ${aval.dtype} ports; ${portRemedies[aval.dtype]}`;
+}
+
+/** Whether rank and extents are within the chip's limits. */
+export function fitsChip(aval: Aval, chip: Chip): boolean {
+  return sizeReason(aval, chip, false) === undefined;
 }
 
 function sizeReason(aval: Aval, { limits }: Chip, transposed: boolean): string | undefined {
@@ -94,16 +130,18 @@ function arithmeticReason({ op, inputs }: Instruction, { values }: Program): str
   const wide = inputs
     .map((value) => values[value])
     .find((aval) => aval !== undefined && !computed.includes(aval.dtype));
-  return wide && `operand ${formatAval(wide)}: the chip computes in fp16 only`;
+  return wide && `operand ${formatAval(wide)}: the chip computes in fp16 only; use fp16, or a CPU stage`;
 }
 
-/** Elementwise operands of rank 5 that are repeated along axis 1, the engine's depth. */
+/** Number of the first operand of an elementwise operator of rank 5 that is repeated along axis 1, the engine's depth; -1 where there is none. */
+export function depthOperand(op: Op, operands: readonly (Aval | undefined)[], shape: Shape): number {
+  if (op.elementwise !== true || shape.length !== 5 || shape[1] === 1) return -1;
+  return operands.findIndex((aval) => aval !== undefined && sizeOf(aval.shape) > 1 && (aval.shape.at(-4) ?? 1) === 1);
+}
+
 function depthReason({ op, inputs, results }: Instruction, { values }: Program): string | undefined {
-  const { shape } = values[results[0]!]!;
-  if (op.elementwise !== true || shape.length !== 5 || shape[1] === 1) return undefined;
-  const repeated = inputs
-    .map((value) => values[value])
-    .find((aval) => aval !== undefined && sizeOf(aval.shape) > 1 && (aval.shape.at(-4) ?? 1) === 1);
+  const operands = inputs.map((value) => values[value]);
+  const repeated = operands[depthOperand(op, operands, values[results[0]!]!.shape)];
   return repeated && `operand ${formatAval(repeated)} is broadcast along axis 1 of rank 5; repeat it with tile`;
 }
 

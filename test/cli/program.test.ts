@@ -82,9 +82,9 @@ describe("checkChip", () => {
   it("names ports and operands of dtypes that the chip lacks", () => {
     const t = "tensor<fp32, [4]>";
     expect(problems(`${t} x`, unary("relu(x = x)", t), "y")).toEqual([
-      'input "x": fp32[4]: the chip has no fp32 ports; use fp16 and convert on the host',
-      'output "y": fp32[4]: the chip has no fp32 ports; use fp16 and convert on the host',
-      "relu: operand fp32[4]: the chip computes in fp16 only",
+      'input "x": fp32[4]: the chip has no fp32 ports; use fp16, or precision "mixed", which leaves fp32 to a CPU stage',
+      'output "y": fp32[4]: the chip has no fp32 ports; use fp16, or precision "mixed", which leaves fp32 to a CPU stage',
+      "relu: operand fp32[4]: the chip computes in fp16 only; use fp16, or a CPU stage",
     ]);
   });
 
