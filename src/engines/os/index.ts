@@ -1,6 +1,6 @@
 // Memory, threads, executable code and the calling convention of the machine: what engines with native code share.
 
 export { availableCores } from "./cores.ts";
-export type { Address } from "./libc.ts";
-export { type AllocateOptions, type NativeCode, type NativeMemory, reclaimViews } from "./memory.ts";
+export type { Address, CType, Library } from "./libc.ts";
+export { type AllocateOptions, type NativeCode, type NativeMemory, reclaimViews, releaseViewed } from "./memory.ts";
 export { type NativeThread, openSystem, type Pipe, type System, type ThreadOptions } from "./system.ts";

@@ -18,6 +18,10 @@ export interface Libc {
   /** A pipe that programs started later do not inherit. */
   pipe(fds: Int32Array): number;
   close(fd: number): number;
+  dup(fd: number): number;
+  dup2(from: number, to: number): number;
+  /** Advisory lock of an open file; waits until nobody else holds it. */
+  flock(fd: number, operation: number): number;
   pthreadAttrInit(attributes: Uint8Array): number;
   pthreadAttrSetStackSize(attributes: Uint8Array, bytes: number): number;
   pthreadAttrDestroy(attributes: Uint8Array): number;
@@ -33,9 +37,31 @@ export interface Libc {
   flushInstructions?(address: Address, bytes: number): void;
 }
 
+/** C types of arguments and results; `buffer` is the memory of a typed array, `address` any pointer as a number, `string` is copied as UTF-8. */
+export type CType = "int" | "uint32" | "int64" | "uint64" | "address" | "buffer" | "string" | "void";
+
+const koffiTypes: Readonly<Record<CType, string>> = {
+  int: "int",
+  uint32: "uint32_t",
+  int64: "int64_t",
+  uint64: "uint64_t",
+  address: "uintptr_t",
+  buffer: "void*",
+  string: "str",
+  void: "void",
+};
+
+/** Functions of a library by name. */
+export interface Library {
+  /** Undefined where the library has no such symbol. */
+  func(name: string, result: CType, types: readonly CType[]): ((...args: unknown[]) => unknown) | undefined;
+}
+
 /** Foreign functions as far as engines use them. */
 export interface Foreign {
   readonly libc: Libc;
+  /** Loads another library. @throws {EngineError} in the loader's words. */
+  load(path: string): Library;
   /** Address of a function of the C library. */
   symbol(name: string): Address;
   /** A function of C type `void f(void*)` as a JavaScript function. */
@@ -89,6 +115,9 @@ export async function loadForeign(
     getpagesize: func("getpagesize", "int"),
     pipe: platform === "linux" ? linuxPipe(func) : posixPipe(func, library.func("int fcntl(int, int, ...)")),
     close: func("close", "int", "int"),
+    dup: func("dup", "int", "int"),
+    dup2: func("dup2", "int", "int", "int"),
+    flock: func("flock", "int", "int", "int"),
     pthreadAttrInit: func("pthread_attr_init", "int", "void*"),
     pthreadAttrSetStackSize: func("pthread_attr_setstacksize", "int", "void*", "size_t"),
     pthreadAttrDestroy: func("pthread_attr_destroy", "int", "void*"),
@@ -109,12 +138,37 @@ export async function loadForeign(
   const errorName = (code: number) => getSystemErrorName(-code);
   return {
     libc,
+    load: (path) => {
+      const loaded = loadLibrary(koffi, path);
+      return {
+        func: (name, result, types) => {
+          try {
+            return loaded.func(
+              name,
+              koffiTypes[result],
+              types.map((type) => koffiTypes[type]),
+            );
+          } catch {
+            return undefined; // no such symbol
+          }
+        },
+      };
+    },
     symbol: (name) => Number(library.symbol(name)),
     entry: (address) => koffi.decode(BigInt(address), proto) as (argument: Address) => void,
     view: (address, bytes) => koffi.view(BigInt(address), bytes),
     errno: () => errorName(koffi.errno()),
     errorName,
   };
+}
+
+function loadLibrary(koffi: Koffi, path: string): ReturnType<Koffi["load"]> {
+  try {
+    return koffi.load(path);
+  } catch (cause) {
+    const reason = cause instanceof Error ? cause.message.split("\n")[0] : String(cause);
+    throw new EngineError("native code", `${path} cannot be loaded: ${reason}`, { cause });
+  }
 }
 
 type Bind = (name: string, result: string, ...types: string[]) => ReturnType<Koffi["decode"]>;

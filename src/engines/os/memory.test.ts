@@ -6,7 +6,7 @@ import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 import { describe, expect, test } from "vitest";
 import type { Foreign, Libc } from "./libc.ts";
-import { NativeCode, NativeMemory } from "./memory.ts";
+import { mapMemory, NativeCode } from "./memory.ts";
 import { openSystem } from "./system.ts";
 
 const system = await openSystem();
@@ -181,6 +181,6 @@ describe("native code", () => {
     );
     expect(calls).toEqual(["munmap"]);
     libc.mprotect = () => -1;
-    expect(() => new NativeMemory(foreign, 10)).toThrow("native memory: mprotect of 4096 bytes was refused: EACCES");
+    expect(() => mapMemory(foreign, 10)).toThrow("native memory: mprotect of 4096 bytes was refused: EACCES");
   });
 });

@@ -40,36 +40,21 @@ export interface AllocateOptions {
   readonly tight?: boolean;
 }
 
-/** Zeroed memory outside JavaScript's heap. */
+/** Memory outside JavaScript's heap. */
 export class NativeMemory implements Disposable {
   readonly address: Address;
   readonly size: number;
   readonly #foreign: Foreign;
-  readonly #mapping: Mapping;
+  readonly #free: () => void;
   #bytes: Uint8Array<ArrayBuffer> | undefined;
   #disposed = false;
 
-  /** Called by `System.allocate`. */
-  constructor(foreign: Foreign, size: number, { tight = false }: AllocateOptions = {}) {
-    if (!Number.isSafeInteger(size) || size < 0) {
-      throw new ConfigError("native memory", `${size} is not a number of bytes`);
-    }
-    const page = foreign.libc.getpagesize();
-    const inner = Math.max(page, Math.ceil(size / page) * page);
-    const huge = process.platform === "linux" && size >= hugeFrom;
-    const alignment = huge && !tight ? hugePage : page;
-    this.#mapping = reserve(foreign, inner + page + alignment);
-    const start = Math.ceil((this.#mapping.base + page) / alignment) * alignment;
-    const { libc } = foreign;
-    if (libc.mprotect(start, inner, protection.read | protection.write) !== 0) {
-      const reason = foreign.errno();
-      libc.munmap(this.#mapping.base, this.#mapping.bytes);
-      throw outOfMemory("mprotect", inner, reason);
-    }
-    if (huge) libc.madvise(start, inner, hugePageAdvice); // refusal costs speed only
+  /** `free` gives the memory back and must not refer to this object; called by `mapMemory` and `System.adopt`. */
+  constructor(foreign: Foreign, address: Address, size: number, free: () => void) {
     this.#foreign = foreign;
+    this.address = address;
     this.size = size;
-    this.address = tight ? start + inner - size : start;
+    this.#free = free;
   }
 
   /** The memory; stays readable after `dispose()` for as long as somebody holds it. */
@@ -86,11 +71,10 @@ export class NativeMemory implements Disposable {
   dispose(): void {
     if (this.#disposed) return;
     this.#disposed = true;
-    const unmap = () => this.#foreign.libc.munmap(this.#mapping.base, this.#mapping.bytes);
-    if (this.#bytes === undefined || this.size === 0) unmap();
+    if (this.#bytes === undefined || this.size === 0) this.#free();
     else {
-      waiting++;
-      viewed.register(this.#bytes.buffer, { foreign: this.#foreign, mapping: this.#mapping });
+      waiting.add(this.#free);
+      viewed.register(this.#bytes.buffer, this.#free);
     }
     this.#bytes = undefined;
   }
@@ -104,6 +88,28 @@ export class NativeMemory implements Disposable {
   [Symbol.dispose](): void {
     this.dispose();
   }
+}
+
+/** Zeroed memory between inaccessible pages. */
+export function mapMemory(foreign: Foreign, size: number, { tight = false }: AllocateOptions = {}): NativeMemory {
+  if (!Number.isSafeInteger(size) || size < 0) {
+    throw new ConfigError("native memory", `${size} is not a number of bytes`);
+  }
+  const { libc } = foreign;
+  const page = libc.getpagesize();
+  const inner = Math.max(page, Math.ceil(size / page) * page);
+  const huge = process.platform === "linux" && size >= hugeFrom;
+  const alignment = huge && !tight ? hugePage : page;
+  const { base, bytes } = reserve(foreign, inner + page + alignment);
+  const unmap = () => void libc.munmap(base, bytes);
+  const start = Math.ceil((base + page) / alignment) * alignment;
+  if (libc.mprotect(start, inner, protection.read | protection.write) !== 0) {
+    const reason = foreign.errno();
+    unmap();
+    throw outOfMemory("mprotect", inner, reason);
+  }
+  if (huge) libc.madvise(start, inner, hugePageAdvice); // refusal costs speed only
+  return new NativeMemory(foreign, tight ? start + inner - size : start, size, unmap);
 }
 
 /**
@@ -120,11 +126,11 @@ function pinned(buffer: ArrayBuffer): ArrayBuffer {
   return buffer;
 }
 
-/** Mappings given up while JavaScript could still reach a view of them, and how many of them there are. */
-let waiting = 0;
-const viewed = new FinalizationRegistry(({ foreign, mapping }: { foreign: Foreign; mapping: Mapping }) => {
-  waiting--;
-  foreign.libc.munmap(mapping.base, mapping.bytes);
+/** What gives memory back that was given up while JavaScript could still reach a view of it. */
+const waiting = new Set<() => void>();
+const viewed = new FinalizationRegistry((free: () => void) => {
+  waiting.delete(free);
+  free();
 });
 
 /** A third of the mappings that Linux allows a process (vm.max_map_count), at three for each memory. */
@@ -132,11 +138,17 @@ const waitingLimit = 7000;
 
 /** Collects garbage where many views of disposed memory wait for it: small programs make too little of it for a collection by itself. */
 export async function reclaimViews(): Promise<void> {
-  if (waiting < waitingLimit) return;
+  if (waiting.size < waitingLimit) return;
   setFlagsFromString("--expose-gc");
   (runInNewContext("gc") as () => void)();
   // Finalizers run in later turns of the event loop.
   for (let turn = 0; turn < 3; turn++) await new Promise((resolve) => setImmediate(resolve));
+}
+
+/** Gives all memory back that was given up, views or not: for the very end of a process. */
+export function releaseViewed(): void {
+  for (const free of waiting) free();
+  waiting.clear();
 }
 
 /** Machine code: written, then made readable and executable, never writable and executable at once. */

@@ -2,8 +2,9 @@
 
 import { Socket } from "node:net";
 import { EngineError } from "../../core/errors.ts";
-import { type Address, type Foreign, loadForeign } from "./libc.ts";
-import { type AllocateOptions, NativeCode, NativeMemory } from "./memory.ts";
+import { type Address, type Foreign, type Library, loadForeign } from "./libc.ts";
+import { type AllocateOptions, mapMemory, NativeCode, NativeMemory } from "./memory.ts";
+import { captureStderr } from "./stderr.ts";
 
 /** A thread that runs native code, to be joined. */
 export interface NativeThread {
@@ -34,7 +35,22 @@ export class System {
 
   /** Zeroed, page-aligned memory between inaccessible pages. @throws {EngineError} where there is none. */
   allocate(bytes: number, options?: AllocateOptions): NativeMemory {
-    return new NativeMemory(this.#foreign, bytes, options);
+    return mapMemory(this.#foreign, bytes, options);
+  }
+
+  /** Memory that a library made; `free` is called once it was disposed and no view of it is left, and must not refer to the result. */
+  adopt(address: Address, bytes: number, free: () => void): NativeMemory {
+    return new NativeMemory(this.#foreign, address, bytes, free);
+  }
+
+  /** Loads a library. @throws {EngineError} in the loader's words. */
+  load(path: string): Library {
+    return this.#foreign.load(path);
+  }
+
+  /** Does `work` while the process's standard error goes to a file; see `captureStderr` of stderr.ts. */
+  captureStderr<T>(folder: string, work: () => T): { readonly result: T; readonly text: string } {
+    return captureStderr(this.#foreign, folder, work);
   }
 
   /** Makes machine code callable. @throws {EngineError} where the system refuses. */
