@@ -9,7 +9,9 @@ const outputs = [
   ...Object.values(packageJson.exports).flatMap((target) => (typeof target === "string" ? [] : [target.default])),
   ...Object.values(packageJson.bin),
 ].map((path) => path.replace(/^(\.\/)?dist\//, "").replace(/\.js$/, ""));
-const entries = outputs.filter((name) => existsSync(`src/${name}.ts`));
+/** Modules that run in threads and processes of their own; see engines/os/entry.ts. */
+const threads = ["engines/ane/worker", "engines/ane/probe-process"];
+const entries = [...outputs, ...threads].filter((name) => existsSync(`src/${name}.ts`));
 
 export default defineConfig({
   entry: Object.fromEntries(entries.map((name) => [name, `src/${name}.ts`])),

@@ -43,6 +43,8 @@ export interface ChipLimits {
   readonly widthSliceMax: number | undefined;
   /** Programs that one process can hold loaded; approximate, plan below it. */
   readonly maxPrograms: number;
+  /** Bytes of a program's constants, approximate. */
+  readonly maxConstantBytes: number;
   /** Dtypes of program inputs and outputs. */
   readonly portDtypes: readonly PortDType[];
 }
@@ -61,6 +63,7 @@ const limitsA13: ChipLimits = {
   matmulOutputMax: 32752, // probes: 32752 finite, 32768 infinity; measured on M1; about the same on M1 to M6 (targets §7)
   widthSliceMax: 4094, // probes: 4094 exact, 4095 infinity (fixed gain of 16); measured on M1, M1 Max
   maxPrograms: 120, // runtime §1.3: 129th load fails, 110 to 120 in practice; bridge §6: 119 compiles; measured, not per chip
+  maxConstantBytes: 2e9, // weights over about 2 GB fail to load (documented); bridge §10: banks above 3.75 GiB fail on M1 Ultra, above 15 GiB on M3 Max
   portDtypes: ["fp16", "int8", "uint8", "int16", "uint16"], // runtime §2; documented; only fp16, uint8 used; mil §2 lists fp32 and int32 too: conflict
 };
 
@@ -98,6 +101,7 @@ const limitsOlder: ChipLimits = {
   matmulOutputMax: 0,
   widthSliceMax: 0,
   maxPrograms: 0,
+  maxConstantBytes: 0,
   portDtypes: [],
 };
 

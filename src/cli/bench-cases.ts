@@ -231,9 +231,9 @@ async function call(engine: EngineChoice): Promise<Work> {
 }
 
 /** Builds, compiles, and gives back one repetition and the engine that runs it. */
-export async function prepareCase(spec: CaseSpec, choice: string, override?: string) {
+export async function prepareCase(spec: CaseSpec, choice: string) {
   // The name of the engine that `auto` means; each program opens its own.
-  using chosen = await openEngine(parseEngine(choice), override);
+  using chosen = await openEngine(parseEngine(choice));
   const engine = chosen.name;
   const work = await build(spec, engine);
   return { work, engine, reason: chosen.reason };

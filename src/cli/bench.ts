@@ -143,7 +143,7 @@ async function bench(name: string | undefined, flags: BenchFlags, signal: AbortS
 
 /** Name of the engine that is measured. @throws {ConfigError} where real shapes would take the simulator hours. */
 async function namedEngine({ engine: choice, tiny }: BenchFlags, chosen: readonly Comparison[]): Promise<string> {
-  using engine = await openEngine(parseEngine(choice), process.env.ANEKIT_ENGINE);
+  using engine = await openEngine(parseEngine(choice));
   note(`engine: ${engine.name} (${engine.reason})`);
   if (engine.name === "sim" && tiny === undefined && chosen.length > 0)
     throw new ConfigError("bench", "the simulator is exact, not fast, and takes hours for these; add --tiny");

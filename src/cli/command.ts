@@ -30,7 +30,7 @@ export function jsonOption(): Option {
 
 /** Opens the engine that `--engine` (or, for auto, ANEKIT_ENGINE) names and says on stderr which it is and why. */
 export async function openNamedEngine(choice: string): Promise<Engine> {
-  const engine = await openEngine(parseEngine(choice), process.env.ANEKIT_ENGINE);
+  const engine = await openEngine(parseEngine(choice));
   note(`engine: ${engine.name} (${engine.reason})`);
   return engine;
 }

@@ -58,7 +58,7 @@ export function configure(command: Command, { signal }: CommandContext): void {
 }
 
 async function run(flags: DemoFlags, signal: AbortSignal): Promise<void> {
-  using engine = await openEngine(parseEngine(flags.engine), process.env.ANEKIT_ENGINE);
+  using engine = await openEngine(parseEngine(flags.engine));
   const { model: options, batchSize, learningRate, ...size } = engine.name === "sim" ? sizes.slow : sizes.fast;
   const { seed, precision, steps = size.steps } = flags;
   const text = await readFile(

@@ -87,7 +87,7 @@ function readBrand(): Promise<string | null> {
 
 async function chooseEngine(): Promise<Diagnosis["auto"]> {
   try {
-    using engine = await openEngine("auto", process.env.ANEKIT_ENGINE);
+    using engine = await openEngine("auto");
     return { engine: engine.name, reason: engine.reason };
   } catch (error) {
     return { engine: null, reason: error instanceof Error ? error.message : String(error) };

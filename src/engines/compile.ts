@@ -379,10 +379,6 @@ function useOf(engine: Engine): EngineUse {
   return use;
 }
 
-function environmentEngine(): string | undefined {
-  return (globalThis as { process?: { env?: Record<string, string | undefined> } }).process?.env?.ANEKIT_ENGINE;
-}
-
 /** Compiles a function of inputs: `compile({ x: [1, 4] }, ({ x }) => ({ y: x.relu() }))`. */
 export function compile<const S extends FeedSpecs, O extends Tensors>(
   feeds: S,
@@ -433,9 +429,7 @@ async function compileGraph(
     if (!plan.feeds.has(port))
       throw new ConfigError("compile", `input "${port}" is used by no output; remove it or use it`);
   }
-  const use =
-    state?.use ??
-    (typeof engine === "string" ? new EngineUse(await openEngine(engine, environmentEngine())) : useOf(engine));
+  const use = state?.use ?? (typeof engine === "string" ? new EngineUse(await openEngine(engine)) : useOf(engine));
   if (state !== undefined && engine !== "auto" && engine !== use.engine && engine !== use.engine.name) {
     throw new EngineError("compile", `the shared state lives on engine "${use.engine.name}"`);
   }

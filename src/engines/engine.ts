@@ -15,6 +15,8 @@ export interface Buffer extends Disposable {
   readonly dtype: DType;
   readonly shape: Shape;
   readonly bytes: Uint8Array<ArrayBuffer>;
+  /** Where `bytes` lies, for memory outside JavaScript's heap: another engine's code may use it there. */
+  readonly address?: number;
 }
 
 /**

@@ -1,8 +1,10 @@
 // Chooses and opens engines; the only code that names an engine's folder, and it loads them when asked.
 
 import { ConfigError, EngineError, UnsupportedError } from "../core/errors.ts";
+import type { AneState, ProbeOptions } from "./ane/index.ts";
 import type { Limits } from "./cpu/limits.ts";
 import type { Engine, EngineName } from "./engine.ts";
+import { runProgram } from "./run-program.ts";
 
 export const engineNames = ["ane", "cpu", "sim"] as const satisfies readonly EngineName[];
 
@@ -15,13 +17,46 @@ export function parseEngine(text: string): EngineChoice {
   throw new ConfigError("engine", `"${text}" is none of auto, ${engineNames.join(", ")}`);
 }
 
-const absentAne = "the Neural Engine driver is not part of this version";
-
 /** Variables that engines read. */
 export type Environment = Readonly<Record<string, string | undefined>>;
 
 function environmentOf(): Environment {
   return (globalThis as { process?: { env?: Environment } }).process?.env ?? {};
+}
+
+/** What the probe needs: the simulator to compare with. */
+async function probeOptions(): Promise<ProbeOptions> {
+  const engine = await openSim("for the probe");
+  return {
+    simulate: async (program, feeds) => {
+      const { results } = await runProgram(program, feeds, engine);
+      return new Map([...results].map(([name, { data }]) => [name, data]));
+    },
+  };
+}
+
+async function openAne(reason: string): Promise<Engine> {
+  const { createAne } = await import("./ane/index.ts");
+  return createAne(reason, environmentOf(), await probeOptions());
+}
+
+/** True where a Neural Engine may be: everywhere else its code is not even loaded. */
+function mayHaveAne(): boolean {
+  const { platform } = (globalThis as { process?: { platform?: string } }).process ?? {};
+  return platform === "darwin" || Boolean(environmentOf().ANEKIT_ESPRESSO);
+}
+
+export type { AneState };
+
+/** What is known of this machine's Neural Engine; `probe` asks its compiler where that was not done yet, or "fresh": again. */
+export async function examineNeuralEngine(
+  probe?: "once" | "fresh",
+  progress?: (name: string) => void,
+): Promise<AneState> {
+  const { examineAne } = await import("./ane/index.ts");
+  if (probe === undefined) return examineAne(environmentOf());
+  const options = { ...(await probeOptions()), fresh: probe === "fresh", ...(progress !== undefined && { progress }) };
+  return examineAne(environmentOf(), options);
 }
 
 async function openCpu(reason: string): Promise<Engine> {
@@ -58,36 +93,61 @@ export async function listEngines(): Promise<
     },
     (error) => ({ name: "cpu" as const, available: false, reason: messageOf(error) }),
   );
+  const { available, reason } = await examineNeuralEngine();
   return [
-    { name: "ane", available: false, reason: absentAne },
+    { name: "ane", available, reason },
     cpu,
     { name: "sim", available: true, reason: "plain kernels with the Neural Engine's rounding; runs everywhere, slow" },
   ];
 }
 
 /**
- * Opens an engine. `auto` takes ANEKIT_ENGINE (passed as `override` by whoever reads the environment), else the fastest engine that works here: the
- * CPU engine, or the simulator where native code cannot be generated or run; `reason` says which and why.
+ * Opens an engine. `auto` takes ANEKIT_ENGINE, else the Neural Engine where the probe of its compiler came out right, else the CPU engine, or the
+ * simulator where native code cannot be generated or run; `reason` says which and why.
  * @throws {UnsupportedError} where the engine asked for is not available; no engine stands in for another that was asked for by name.
  */
-export async function openEngine(choice: EngineChoice = "auto", override?: string): Promise<Engine> {
-  const wanted = parseEngine(choice === "auto" && override ? override : choice);
+export async function openEngine(choice: EngineChoice = "auto"): Promise<Engine> {
+  const wanted = parseEngine(choice === "auto" ? environmentOf().ANEKIT_ENGINE || choice : choice);
   const asked = choice === "auto" ? "ANEKIT_ENGINE" : "asked for";
   switch (wanted) {
     case "ane":
-      throw new UnsupportedError("engine", `"ane" is not available: ${absentAne}`, {
-        remedy: 'use engine "cpu", "sim" or "auto"',
-      });
+      return openAne(asked);
     case "cpu":
       return openCpu(asked);
     case "sim":
       return openSim(asked);
-    case "auto":
+    case "auto": {
+      let without = "";
       try {
-        return await openCpu("fastest engine here");
+        if (mayHaveAne()) return await openAne("the probe's programs came out right");
       } catch (error) {
-        if (!(error instanceof EngineError || error instanceof UnsupportedError)) throw error; // a wrong setting, not a machine that cannot
-        return openSim(`SLOW: no native code here (${error.message})`);
+        if (!isUnavailable(error)) throw error;
+        without = `${firstLine(error)}; `;
       }
+      try {
+        return await openCpu(`${without}fastest engine here`);
+      } catch (error) {
+        if (!isUnavailable(error)) throw error;
+        return openSim(`SLOW: ${without}no native code here (${error.message})`);
+      }
+    }
   }
+}
+
+/** An engine for a while: opened by name, and closed at the end, or somebody else's. */
+export async function borrowEngine(
+  choice: EngineChoice | Engine = "auto",
+): Promise<Disposable & { readonly engine: Engine }> {
+  if (typeof choice !== "string") return { engine: choice, [Symbol.dispose]() {} };
+  const engine = await openEngine(choice);
+  return { engine, [Symbol.dispose]: () => engine[Symbol.dispose]() };
+}
+
+/** True for what a machine cannot, false for a wrong setting. */
+function isUnavailable(error: unknown): error is EngineError | UnsupportedError {
+  return error instanceof EngineError || error instanceof UnsupportedError;
+}
+
+function firstLine(error: Error): string {
+  return error.message.split("\n")[0]!;
 }

@@ -37,7 +37,7 @@ export function bytesOf({ dtype, shape }: Aval): number {
 }
 
 /** Floating-point operations of one run of a program. */
-function flopsOf(program: Program): number {
+export function flopsOf(program: Program): number {
   return program.instructions.reduce((sum, instruction) => {
     const out = program.values[instruction.results[0]!]!;
     const operands = instructionOperands(instruction, (value) => program.values[value]!);

@@ -47,6 +47,10 @@ class CpuBuffer implements Buffer {
     return this.memory.bytes;
   }
 
+  get address(): number {
+    return this.memory.address;
+  }
+
   [Symbol.dispose](): void {
     this.#engine.afterRun(() => this.memory.dispose());
   }
@@ -92,7 +96,7 @@ class CpuExecutable implements Executable {
   readonly #inPlace: ReadonlyMap<string, string | null>;
   readonly #profile: boolean;
   readonly #jobs = new Set<Job>();
-  /** Memory that stands for other engines' buffers. */
+  /** Memory that stands for buffers in JavaScript's heap. */
   readonly #copies: CpuBuffer[] = [];
   /** Tables of the jobs' batches. */
   readonly #tables: NativeMemory[] = [];
@@ -204,8 +208,8 @@ class CpuExecutable implements Executable {
   ): { address: number; bytes: () => Uint8Array<ArrayBuffer> } {
     const { arena, constants, sources } = this.#alive();
     if (storage.kind === "port") {
-      const { memory } = buffers.get(storage.port!) as CpuBuffer;
-      return { address: Number(memory.address), bytes: () => memory.bytes };
+      const buffer = buffers.get(storage.port!)!;
+      return { address: buffer.address!, bytes: () => buffer.bytes };
     }
     const memory = (storage.kind === "arena" ? arena : storage.isSource ? sources : constants)!;
     return {
@@ -292,15 +296,15 @@ class CpuExecutable implements Executable {
     return job;
   }
 
-  /** Buffers of this engine for every port: another engine's, behind a stage that runs here, are copied in and out. */
+  /** Native memory for every port: what another engine keeps in JavaScript's heap, behind a stage that runs here, is copied in and out. */
   #ownBuffers(given: ReadonlyMap<string, Buffer>): {
-    buffers: Map<string, CpuBuffer>;
+    buffers: Map<string, Buffer>;
     foreign: Map<Buffer, CpuBuffer>;
   } {
     const foreign = new Map<Buffer, CpuBuffer>();
-    const buffers = new Map<string, CpuBuffer>();
+    const buffers = new Map<string, Buffer>();
     for (const [name, buffer] of given) {
-      if (buffer instanceof CpuBuffer) {
+      if (buffer.address !== undefined) {
         buffers.set(name, buffer);
         continue;
       }

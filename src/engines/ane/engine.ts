@@ -1,0 +1,189 @@
+// The Neural Engine through Espresso: legalizes programs for the chip, writes them for its compiler, binds their ports, runs them.
+
+import { mkdirSync } from "node:fs";
+import { writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import type { Chip } from "../../chips/index.ts";
+import { AbortedError, DisposedError } from "../../core/errors.ts";
+import type { Aval } from "../../core/shape.ts";
+import type { Program } from "../../ir/program.ts";
+import { milFiles } from "../../mil/writer.ts";
+import { legalize } from "../../passes/legalize.ts";
+import { segment } from "../../passes/segment.ts";
+import type { Engine, Executable, LoadOptions } from "../engine.ts";
+import { reclaimViews } from "../os/index.ts";
+import { bytesOf } from "../report.ts";
+import { Budget } from "./budget.ts";
+import { EspressoBuffer, HostBuffer } from "./buffer.ts";
+import { buildUnit, type CompiledUnit, type Operation, type ProgramFiles } from "./build.ts";
+import type { Capabilities } from "./capabilities.ts";
+import type { Espresso } from "./espresso.ts";
+import { AneExecutable, type Unit } from "./executable.ts";
+import { EspressoError } from "./failures.ts";
+import { newFolder } from "./folders.ts";
+import { Pace, type PaceSettings } from "./pace.ts";
+import { Thread } from "./thread.ts";
+
+/** Of the programs that a process may hold, those left to others in it: sources saw the ceiling between 110 and 128. */
+const spareShare = 0.1;
+
+/** Both are of the process, and all engines of a thread share them. */
+let budget: Budget | undefined;
+const pace = new Pace();
+
+export interface AneSettings {
+  readonly reason: string;
+  readonly espresso: Espresso;
+  readonly chip: Chip;
+  readonly capabilities: Capabilities;
+  readonly pace: PaceSettings;
+  /** Folder of the process, for programs. */
+  readonly folder: string;
+}
+
+export class AneEngine implements Engine {
+  readonly name = "ane";
+  readonly reason: string;
+  readonly chip: Chip;
+  readonly capabilities: Capabilities;
+  readonly espresso: Espresso;
+  readonly budget: Budget;
+  readonly #pace: PaceSettings;
+  readonly #folder: string;
+  readonly #thread: Thread;
+  /** Set while a run is in flight. */
+  #running: Executable | undefined;
+  readonly #afterRun: (() => void)[] = [];
+  #disposed = false;
+
+  constructor({ reason, espresso, chip, capabilities, pace: paceSettings, folder }: AneSettings) {
+    this.reason = reason;
+    this.espresso = espresso;
+    this.chip = chip;
+    this.capabilities = capabilities;
+    this.#pace = paceSettings;
+    this.#folder = folder;
+    this.#thread = new Thread({ library: espresso.path, folder });
+    budget ??= new Budget(Math.floor(chip.limits.maxPrograms * (1 - spareShare)));
+    this.budget = budget;
+  }
+
+  allocate(aval: Aval): HostBuffer {
+    if (aval.dtype === "fp16") return this.espressoBuffer(aval);
+    const { system } = this.espresso;
+    return new HostBuffer(aval, system.allocate(bytesOf(aval)), this.afterRun);
+  }
+
+  espressoBuffer(aval: Aval): EspressoBuffer {
+    return new EspressoBuffer(aval, this.espresso.buffer(bytesOf(aval)), this.afterRun);
+  }
+
+  async load(program: Program, options: LoadOptions = {}): Promise<Executable> {
+    this.#alive();
+    await reclaimViews();
+    const { chip, capabilities } = this;
+    const parts = segment(legalize(program, chip, capabilities.dialect), chip.limits.maxConstantBytes);
+    const folder = newFolder(this.#folder);
+    const units: Unit[] = [];
+    for (const [at, part] of parts.entries())
+      units.push({ program: part, files: await this.#write(part, join(folder, String(at))) });
+    const executable = new AneExecutable(this, program, { units, folder, options });
+    try {
+      await executable.load();
+      this.#alive();
+    } catch (error) {
+      executable[Symbol.dispose]();
+      throw error;
+    }
+    return executable;
+  }
+
+  async #write(program: Program, folder: string): Promise<ProgramFiles> {
+    const files = { mil: join(folder, "model.mil"), cache: join(folder, "cache") };
+    mkdirSync(files.cache, { recursive: true });
+    const { text, weights } = milFiles(program, { dialect: this.capabilities.dialect.syntax });
+    await writeFile(files.mil, text);
+    if (weights.length > 0) await writeFile(join(folder, "weights.bin"), weights);
+    return files;
+  }
+
+  /** Compiles on the engine's thread, at the compiler's pace; what fails for a passing reason is tried once more. */
+  async build(files: ProgramFiles): Promise<CompiledUnit & Operation> {
+    for (let attempt = 0; ; attempt++) {
+      const pause = pace.pause(this.#pace);
+      if (pause > 0) await new Promise((resolve) => setTimeout(resolve, pause));
+      this.#alive();
+      try {
+        const built = await this.#thread.do("build", files);
+        pace.succeeded();
+        return built;
+      } catch (error) {
+        if (error instanceof EspressoError) pace.failed();
+        if (attempt > 0 || !this.#isWorthAnother(error)) throw error;
+      }
+    }
+  }
+
+  /** The same on the calling thread. */
+  buildSync(files: ProgramFiles): CompiledUnit & Operation {
+    for (let attempt = 0; ; attempt++) {
+      const pause = pace.pause(this.#pace);
+      if (pause > 0) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, pause);
+      try {
+        const built = buildUnit(this.espresso, files);
+        pace.succeeded();
+        return built;
+      } catch (error) {
+        if (error instanceof EspressoError) pace.failed();
+        if (attempt > 0 || !this.#isWorthAnother(error)) throw error;
+      }
+    }
+  }
+
+  #isWorthAnother(error: unknown): boolean {
+    return this.#pace.mode === "wait" && error instanceof EspressoError && error.transient;
+  }
+
+  /** Notes that an executable is about to run. */
+  begin(executable: AneExecutable): void {
+    this.#alive();
+    this.budget.touch(executable);
+  }
+
+  isRunning(executable: Executable): boolean {
+    return this.#running === executable;
+  }
+
+  /** Runs on the engine's thread; what was disposed meanwhile is freed at the end. */
+  async run(
+    executable: Executable,
+    signal: AbortSignal | undefined,
+    work: (thread: Thread) => Promise<void>,
+  ): Promise<void> {
+    if (signal?.aborted) throw new AbortedError("run", signal);
+    this.#running = executable;
+    try {
+      await work(this.#thread);
+    } finally {
+      this.#running = undefined;
+      for (const free of this.#afterRun.splice(0)) free();
+    }
+    this.#alive();
+  }
+
+  /** Calls `free` once no run is in flight. */
+  readonly afterRun = (free: () => void): void => {
+    if (this.#running === undefined) free();
+    else this.#afterRun.push(free);
+  };
+
+  #alive(): void {
+    if (this.#disposed) throw new DisposedError("the engine");
+  }
+
+  [Symbol.dispose](): void {
+    if (this.#disposed) return;
+    this.#disposed = true;
+    this.#thread.close();
+  }
+}

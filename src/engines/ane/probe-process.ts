@@ -1,0 +1,67 @@
+// The process that runs a probe's programs: whatever they do to it, the process that asked goes on.
+
+import { mkdirSync, rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { openSystem } from "../os/index.ts";
+import { BoundStream, buildUnit, type PortBinding, releaseUnit } from "./build.ts";
+import { Espresso } from "./espresso.ts";
+import { newFolder, processFolder } from "./folders.ts";
+
+/** A program to run, as files and bytes. */
+export interface ProbeRequest {
+  readonly mil: string;
+  readonly weights: Uint8Array;
+  readonly inputs: Readonly<Record<string, Uint8Array>>;
+  /** Bytes of each output. */
+  readonly outputs: Readonly<Record<string, number>>;
+  /** Outputs that are stored into the buffer of an input. */
+  readonly aliases: Readonly<Record<string, string>>;
+  readonly runs: number;
+}
+
+export type ProbeAnswer = { readonly outputs: Readonly<Record<string, Uint8Array>> } | { readonly error: string };
+
+const folder = processFolder();
+process.on("exit", () => rmSync(folder, { recursive: true, force: true }));
+process.on("disconnect", () => process.exit());
+const espresso = new Espresso(await openSystem(), process.argv[2]!, folder);
+
+function run({ mil, weights, inputs, outputs, aliases, runs }: ProbeRequest): ProbeAnswer {
+  const place = newFolder(folder);
+  const files = { mil: join(place, "model.mil"), cache: join(place, "cache") };
+  mkdirSync(files.cache);
+  writeFileSync(files.mil, mil);
+  if (weights.length > 0) writeFileSync(join(place, "weights.bin"), weights);
+  const unit = buildUnit(espresso, files);
+  const buffers = new Map(Object.entries(inputs).map(([name, bytes]) => [name, espresso.buffer(bytes.length)]));
+  for (const [name, bytes] of Object.entries(inputs)) buffers.get(name)!.memory.bytes.set(bytes);
+  for (const [name, bytes] of Object.entries(outputs)) {
+    const alias = aliases[name];
+    buffers.set(name, alias === undefined ? espresso.buffer(bytes) : buffers.get(alias)!);
+  }
+  const port = (direction: PortBinding["direction"]) => (name: string) => ({
+    name,
+    direction,
+    buffer: buffers.get(name)!.handle,
+  });
+  const ports = [...Object.keys(inputs).map(port("input")), ...Object.keys(outputs).map(port("output"))];
+  const bound = new BoundStream(espresso, [{ operation: unit, ports }]);
+  bound.encode();
+  for (let at = 0; at < runs; at++) espresso.execute(bound.stream);
+  const results = Object.keys(outputs).map((name) => [name, buffers.get(name)!.memory.bytes.slice()]);
+  bound.release();
+  espresso.pooled(() => releaseUnit(espresso, unit));
+  for (const { memory } of new Set(buffers.values())) memory.release();
+  return { outputs: Object.fromEntries(results) };
+}
+
+process.on("message", (request: ProbeRequest) => {
+  let answer: ProbeAnswer;
+  try {
+    answer = run(request);
+  } catch (error) {
+    answer = { error: error instanceof Error ? error.message : String(error) };
+  }
+  process.send!(answer);
+});
+process.send!("ready");
