@@ -6,7 +6,7 @@ import { RandomStream } from "../core/random.ts";
 import { byteTokenizer, type Tokenizer } from "../data/tokenizer.ts";
 import { type CompiledProgram, compile } from "../engines/compile.ts";
 import type { Engine } from "../engines/engine.ts";
-import type { EngineChoice } from "../engines/open.ts";
+import { borrowEngine, type EngineChoice } from "../engines/open.ts";
 import type { StateStore } from "../engines/state.ts";
 import { maskedScore } from "../nn/functional.ts";
 import { input, parameter, type Tensor } from "../tensor.ts";
@@ -136,12 +136,21 @@ export class TextGenerator implements Disposable {
   readonly #tokenizer: Tokenizer;
   readonly #program: CompiledProgram;
   readonly #caches: readonly Tensor[];
+  /** The engine, to be closed where it was opened here. */
+  readonly #engine: Disposable;
   /** Logits of fp16 models as numbers. */
   readonly #logits: Float32Array;
   /** True while a text is being produced: the caches hold one text. */
   #active = false;
 
-  private constructor(model: Gpt, tokenizer: Tokenizer, program: CompiledProgram, caches: readonly Tensor[]) {
+  private constructor(
+    model: Gpt,
+    tokenizer: Tokenizer,
+    program: CompiledProgram,
+    caches: readonly Tensor[],
+    engine: Disposable,
+  ) {
+    this.#engine = engine;
     this.#caches = caches;
     this.#model = model;
     this.#tokenizer = tokenizer;
@@ -174,13 +183,25 @@ export class TextGenerator implements Disposable {
       const store = (nextKeys: Tensor, nextValues: Tensor) => void update.set(keys, nextKeys).set(values, nextValues);
       return { keys, values, store };
     });
-    const { logits } = model.decode(token, { oneHot, mask }, caches);
-    const options = { update, name: "decode", ...(signal !== undefined && { signal }) };
-    const program = await compile(
-      { logits },
-      { ...options, ...(state === undefined ? { engine: engine ?? "auto" } : { state }) },
-    );
-    return new TextGenerator(model, tokenizer, program, [...update.keys()]);
+    const { logits, residuals } = model.decode(token, { oneHot, mask }, caches);
+    const borrowed = await borrowEngine(state?.use.engine ?? engine);
+    try {
+      // The Neural Engine has no gather: the CPU looks the token up in the same memory.
+      const lookUp = { name: "look_up", on: "cpu", compute: residuals.slice(0, 1) };
+      const program = await compile(
+        { logits },
+        {
+          update,
+          stages: [...(borrowed.engine.name === "ane" ? [lookUp] : []), { name: "decode" }],
+          ...(signal !== undefined && { signal }),
+          ...(state === undefined ? { engine: borrowed.engine } : { state }),
+        },
+      );
+      return new TextGenerator(model, tokenizer, program, [...update.keys()], borrowed);
+    } catch (error) {
+      borrowed[Symbol.dispose]();
+      throw error;
+    }
   }
 
   get engine(): { readonly name: string; readonly reason: string } {
@@ -265,6 +286,7 @@ export class TextGenerator implements Disposable {
   dispose(): void {
     this.#program.state.forget(this.#caches);
     this.#program.dispose();
+    this.#engine[Symbol.dispose]();
   }
   [Symbol.dispose](): void {
     this.dispose();

@@ -18,8 +18,8 @@ export interface StepSpec {
   readonly clipNorm?: number;
   /** Micro-steps whose gradients are averaged before an update. */
   readonly accumulation: number;
-  /** True where the engine computes in fp16 only. */
-  readonly narrowOnly?: boolean;
+  /** True on the Neural Engine: what it cannot compute, fp32 above all, are stages on the CPU. */
+  readonly hostStages?: boolean;
 }
 
 /** A program's graph: outputs, updates, stages. */
@@ -83,7 +83,7 @@ function trainedParameter(name: string, tensor: Tensor, { optimizer, policy, acc
  * micro-steps), `grad_scale` (what turns scaled gradients into the optimizer's), and the optimizer's scalars.
  */
 export function buildTraining(spec: StepSpec): TrainingGraphs {
-  const { task, optimizer, policy, clipNorm, accumulation, narrowOnly = false } = spec;
+  const { task, optimizer, policy, clipNorm, accumulation, hostStages = false } = spec;
   const trained = [...task.parameters].map(([name, tensor]) => trainedParameter(name, tensor, spec));
   const watched = task.watch ?? [];
   const parameters = trained.map(({ parameter: p }) => p);
@@ -141,13 +141,15 @@ export function buildTraining(spec: StepSpec): TrainingGraphs {
   if (seenPeak !== undefined) update.set(seenPeak, seenPeak.filled(0, [1]));
 
   // fp32 work is a stage of its own, which the chip leaves to the CPU.
-  const stagesOf = (name: string): StageSpec[] =>
-    policy.state === policy.compute
+  const stagesOf = (name: string): StageSpec[] => [
+    ...(hostStages ? hostStage(task) : []),
+    ...(policy.state === policy.compute
       ? [{ name }]
       : [
           { name: "backward", compute: [task.loss, ...gradients, peak] },
-          { name, ...(narrowOnly && { on: "cpu" }) },
-        ];
+          { name, ...(hostStages && { on: "cpu" }) },
+        ]),
+  ];
   const state = new Map<string, Tensor>();
   const addState = (name: string, tensor: Tensor) => {
     if (state.has(name))
@@ -176,6 +178,11 @@ export function buildTraining(spec: StepSpec): TrainingGraphs {
     scratch,
     weights: new Map(trained.map(({ name, weight }) => [name, weight])),
   };
+}
+
+/** The stage that prepares for the Neural Engine what it cannot compute. */
+export function hostStage({ host = [] }: Task): StageSpec[] {
+  return host.length === 0 ? [] : [{ name: "prepare", on: "cpu", compute: host }];
 }
 
 function accumulateGraph(

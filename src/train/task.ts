@@ -4,7 +4,7 @@ import { ConfigError } from "../core/errors.ts";
 import type { TokenDataset } from "../data/dataset.ts";
 import type { Feed } from "../engines/array.ts";
 import type { Gpt } from "../models/gpt.ts";
-import { crossEntropy } from "../nn/functional.ts";
+import { crossEntropy, oneHot as oneHotRows } from "../nn/functional.ts";
 import { input, type Tensor } from "../tensor.ts";
 
 export type Feeds = Readonly<Record<string, Feed>>;
@@ -16,6 +16,8 @@ export interface Task {
   readonly loss: Tensor;
   /** Further tensors whose derivatives are checked for overflow before anything can cancel: logits, residual streams. */
   readonly watch?: readonly Tensor[];
+  /** What the loss needs and the Neural Engine cannot compute: the CPU does it first, in a stage of its own. */
+  readonly host?: readonly Tensor[];
   /** Feeds of the index-th micro-step since the beginning; a function of the index alone, so that a resumed run sees the same batches. */
   readonly batch: (index: number) => Feeds;
   /** Feeds whose mean loss is the validation loss. */
@@ -34,7 +36,7 @@ export interface LanguageModelOptions {
   readonly seed?: number;
   /** Validation windows, spread evenly; 32 unless stated, rounded to whole batches. */
   readonly validationWindows?: number;
-  /** One-hot rows instead of indices, for engines without gather and int32 ports. */
+  /** Looks tokens up by products with one-hot rows, for the Neural Engine, which has neither gather nor int32; see `Task.host`. */
   readonly oneHot?: boolean;
 }
 
@@ -54,28 +56,21 @@ export function languageModelTask(model: Gpt, options: LanguageModelOptions): Ta
     throw new ConfigError("task", `the data has ${data.vocabSize} token values, the model ${vocabSize}`);
   if (data.sequenceLen !== sequenceLen)
     throw new ConfigError("task", `the data has windows of ${data.sequenceLen}, the task ${sequenceLen}`);
-  const tokens = oneHot
-    ? input([batchSize, sequenceLen, vocabSize], { name: "tokens", dtype: model.dtype })
-    : input([batchSize, sequenceLen], { name: "tokens", dtype: "int32" });
-  const targets = oneHot
-    ? input([batchSize * sequenceLen, vocabSize], { name: "targets", dtype: model.dtype })
-    : input([batchSize * sequenceLen], { name: "targets", dtype: "int32" });
-  const { logits, residuals } = model.forward(tokens);
-  const encode = (ids: Int32Array): Feed => {
-    if (!oneHot) return ids;
-    const rows = new Float32Array(ids.length * vocabSize);
-    for (let i = 0; i < ids.length; i++) rows[i * vocabSize + ids[i]!] = 1;
-    return rows;
-  };
+  const tokens = input([batchSize, sequenceLen], { name: "tokens", dtype: "int32" });
+  const targets = input([batchSize * sequenceLen], { name: "targets", dtype: "int32" });
+  const rowsOf = (indices: Tensor) => (oneHot ? oneHotRows(indices, vocabSize, model.dtype) : indices);
+  const [tokenRows, targetRows] = [rowsOf(tokens), rowsOf(targets)];
+  const { logits, residuals } = model.forward(tokenRows);
   const feeds = (batch: { readonly inputs: Int32Array; readonly targets: Int32Array }) => ({
-    tokens: encode(batch.inputs),
-    targets: encode(batch.targets),
+    tokens: batch.inputs,
+    targets: batch.targets,
   });
   return {
     name: `${model.config.architecture} language model`,
     parameters: model.parameters,
-    loss: crossEntropy(logits, targets),
+    loss: crossEntropy(logits, targetRows),
     watch: [logits, ...residuals],
+    ...(oneHot && { host: [tokenRows, targetRows] }),
     batch: (index) => feeds(data.batch(seed, index, batchSize)),
     ...(validation !== undefined && {
       validation: () => validationBatches(validation, batchSize, validationWindows, feeds),

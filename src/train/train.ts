@@ -2,6 +2,7 @@
 
 import { AbortedError, ConfigError } from "../core/errors.ts";
 import { removeStaleTemporaries } from "../data/files.ts";
+import { borrowEngine } from "../engines/open.ts";
 import { Gpt } from "../models/gpt.ts";
 import { findCheckpoint, listCheckpoints } from "./checkpoint.ts";
 import type { TrainEvent } from "./events.ts";
@@ -44,14 +45,18 @@ export async function* train(subject: Gpt | Task, options: RunOptions): AsyncGen
     });
   }
   if (resume && out === undefined) throw new ConfigError("train", "resume needs the folder of the run (out)");
+  using borrowed = await borrowEngine(options.engine);
+  const { engine } = borrowed;
   const task =
-    subject instanceof Gpt ? languageModelTask(subject, options as RunOptions & LanguageModelOptions) : subject;
+    subject instanceof Gpt
+      ? languageModelTask(subject, { oneHot: engine.name === "ane", ...(options as RunOptions & LanguageModelOptions) })
+      : subject;
   const about = {
     ...(subject instanceof Gpt && { model: subject.config }),
     ...(tokenizer !== undefined && { tokenizer }),
   };
   const started = performance.now();
-  using trainer = await Trainer.create({ ...rest, task, ...(signal !== undefined && { signal }) });
+  using trainer = await Trainer.create({ ...rest, task, engine, ...(signal !== undefined && { signal }) });
   if (out !== undefined) await removeStaleTemporaries(out);
   const notes = resume ? await trainer.load(await findCheckpoint(out!), about.model) : [];
   const { progress } = trainer;

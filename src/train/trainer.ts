@@ -4,7 +4,7 @@ import { ConfigError, EngineError } from "../core/errors.ts";
 import { packageVersion } from "../data/package.ts";
 import { type CompiledProgram, compile } from "../engines/compile.ts";
 import type { Engine } from "../engines/engine.ts";
-import type { EngineChoice } from "../engines/open.ts";
+import { borrowEngine, type EngineChoice } from "../engines/open.ts";
 import type { StateStore } from "../engines/state.ts";
 import type { GptConfig } from "../models/gpt.ts";
 import type { Optimizer } from "../optim/optimizer.ts";
@@ -12,7 +12,7 @@ import type { Tensor } from "../tensor.ts";
 import { formatVersion, loadState, type Progress, readCheckpointMeta, saveCheckpoint } from "./checkpoint.ts";
 import type { StepEvent } from "./events.ts";
 import { checkPrecision, type PrecisionName, type PrecisionPolicy, precisionPolicy } from "./precision.ts";
-import { buildTraining, type TrainingGraphs } from "./step.ts";
+import { buildTraining, hostStage, type StepGraph, type TrainingGraphs } from "./step.ts";
 import type { Feeds, Task } from "./task.ts";
 
 export interface TrainerOptions {
@@ -53,6 +53,8 @@ export class Trainer implements Disposable {
   readonly #apply: CompiledProgram;
   readonly #accumulate: CompiledProgram | undefined;
   readonly #evaluate: CompiledProgram | undefined;
+  /** The engine, to be closed where it was opened here. */
+  readonly #engine: Disposable;
   /** True while gradient sums of an interrupted step may be left. */
   #unfinished = false;
 
@@ -65,6 +67,7 @@ export class Trainer implements Disposable {
       accumulate: CompiledProgram | undefined;
       evaluate: CompiledProgram | undefined;
     },
+    engine: Disposable,
   ) {
     const { task, optimizer, accumulation = 1, lossScale = policy.compute === "fp16" ? "dynamic" : 1 } = options;
     this.task = task;
@@ -76,6 +79,7 @@ export class Trainer implements Disposable {
     this.#apply = programs.apply;
     this.#accumulate = programs.accumulate;
     this.#evaluate = programs.evaluate;
+    this.#engine = engine;
     const scale = lossScale === "dynamic" ? dynamicScale.initial : lossScale;
     this.progress = {
       step: 0,
@@ -104,28 +108,34 @@ export class Trainer implements Disposable {
     if (typeof lossScale === "number" && !(lossScale >= staticScaleMin && lossScale <= dynamicScale.max)) {
       throw new ConfigError("train", `lossScale ${lossScale} is outside [${staticScaleMin}, ${dynamicScale.max}]`);
     }
-    const narrowOnly = (typeof engine === "string" ? engine : engine.name) === "ane";
-    const graphs = buildTraining({
-      task,
-      optimizer,
-      policy,
-      accumulation,
-      narrowOnly,
-      ...(clipNorm !== null && { clipNorm }),
-    });
-    const shared = signal === undefined ? {} : { signal };
-    const load = ({ outputs, update, stages }: TrainingGraphs["apply"], state?: StateStore) =>
-      compile(outputs, { ...shared, update, stages, ...(state === undefined ? { engine } : { state }) });
-    const apply = await load(graphs.apply);
-    let accumulate: CompiledProgram | undefined;
+    const borrowed = await borrowEngine(engine);
+    const programs: CompiledProgram[] = [];
     try {
-      checkPrecision(policy, apply.engine.name as Engine["name"]);
-      accumulate = graphs.accumulate && (await load(graphs.accumulate, apply.state));
-      const evaluate = task.validation && (await compile({ loss: task.loss }, { ...shared, state: apply.state }));
-      return new Trainer(options, policy, graphs, { apply, accumulate, evaluate });
+      checkPrecision(policy, borrowed.engine.name);
+      const hostStages = borrowed.engine.name === "ane";
+      const graphs = buildTraining({
+        task,
+        optimizer,
+        policy,
+        accumulation,
+        hostStages,
+        ...(clipNorm !== null && { clipNorm }),
+      });
+      const load = async ({ outputs, update, stages }: StepGraph) => {
+        const state = programs[0]?.state;
+        const where = state === undefined ? { engine: borrowed.engine } : { state };
+        const program = await compile(outputs, { ...where, update, stages, ...(signal !== undefined && { signal }) });
+        programs.push(program);
+        return program;
+      };
+      const apply = await load(graphs.apply);
+      const accumulate = graphs.accumulate && (await load(graphs.accumulate));
+      const stages = [...(hostStages ? hostStage(task) : []), { name: "evaluate" }];
+      const evaluate = task.validation && (await load({ outputs: { loss: task.loss }, update: new Map(), stages }));
+      return new Trainer(options, policy, graphs, { apply, accumulate, evaluate }, borrowed);
     } catch (error) {
-      accumulate?.dispose();
-      apply.dispose();
+      for (const program of programs) program.dispose();
+      borrowed[Symbol.dispose]();
       throw error;
     }
   }
@@ -284,6 +294,7 @@ export class Trainer implements Disposable {
     this.#apply.dispose();
     this.#accumulate?.dispose();
     this.#evaluate?.dispose();
+    this.#engine[Symbol.dispose]();
   }
   [Symbol.dispose](): void {
     this.dispose();
