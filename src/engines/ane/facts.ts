@@ -26,7 +26,7 @@ export const facts = [
       "dlopen of /System/Library/PrivateFrameworks/Espresso.framework/Espresso succeeds in an ordinary process of macOS on Apple silicon.",
     basis: "measured",
     source:
-      "ANEForge e5rt reference: M5 Pro on macOS 26.5; users' runs on M1, M1 Max, M2 Pro, M2 Max, M4, M4 Max, M5, M6",
+      "ANEForge results: M1 on macOS 15.6.1 and 26.5.2, M1 Max, M2 Pro, M5 and M5 Pro on 26.5, M4 on 26.2, M4 Max on 26.7, M4 Pro and M6 on 27.0.1",
   },
   {
     name: "no-entitlement",
@@ -76,7 +76,8 @@ export const facts = [
     name: "symbols-complete",
     statement: "All e5rt functions that the driver uses exist in this macOS.",
     basis: "measured",
-    source: "ANEForge: M5 Pro on macOS 26.5; unknown for macOS before 15",
+    source:
+      "ANEForge's library refuses to load without them and ran on macOS 15.6.1, 26.2 to 26.7 and 27.0.1; macOS 14 unknown",
   },
   {
     name: "zero-is-success",
@@ -202,7 +203,7 @@ export const facts = [
     statement: 'Programs headed program(1.3) and func main<ios18>, with scalars as int32(1) and string("x"), compile.',
     basis: "measured",
     source:
-      "ANEForge: M1, M1 Max, M2 Pro, M4, M5; maderix/ANE PR 6 denies it for M1 and M2 (M1 Pro, macOS 26.3, in-memory route)",
+      "ANEForge's only dialect, also on M1 with macOS 15.6.1; maderix/ANE PR 6 denies it for M1 and M2 (M1 Pro, macOS 26.3, in-memory route)",
   },
   {
     name: "mil-verbose",
@@ -213,22 +214,25 @@ export const facts = [
   },
   {
     name: "build-info-free",
-    statement: "buildInfo may name other compiler versions than this machine's: 3510.2.1 and 3520.4.1 both compile.",
-    basis: "inferred",
-    source: "maderix/ANE uses 3510.2.1 everywhere; ANEForge's sheet says 3520.4.1 must match macOS 26.5",
+    statement:
+      "buildInfo need not name this machine's compiler: 3520.4.1, that of macOS 26.5, compiles on macOS 15.6.1 and 27.0.1.",
+    basis: "measured",
+    source:
+      "ANEForge writes the same text everywhere and ran there; its MIL primer asks for the host's own versions; maderix/ANE writes 3510.2.1",
   },
   {
     name: "literals-in-calls",
     statement: "A boolean written inside a call, transpose_y = bool(true), compiles.",
     basis: "measured",
     source:
-      "ANEForge, M1 to M5; Orion: matmul's flags must name constants, else InvalidMILProgram (M4 Max, in-memory route)",
+      "ANEForge writes transpose_x so, M1 to M6; Orion: matmul's flags must name constants, else InvalidMILProgram (M4 Max, in-memory route)",
   },
   {
     name: "hex-floats",
     statement: "fp16(0x1.8p+1) is read as 3.",
     basis: "measured",
-    source: "ANEForge's writer, M1 to M5; its MIL primer also shows 0x3c00 as bits of 1, which we never write",
+    source:
+      "ANEForge's writer, M1 to M6; its MIL primer also shows 0x3c00 for the bits of 1, which anekit never writes",
   },
   {
     name: "port-fp16",
@@ -241,7 +245,7 @@ export const facts = [
     statement: "A program with an fp32, int32 or bool input or output does not compile for the engine.",
     basis: "documented",
     source:
-      "ANEForge MIL primer, e5rt route; maderix/ANE and Orion use fp32 ports with casts on M4 in the in-memory route",
+      "ANEForge MIL primer and capabilities, e5rt route; ane-guide ch. 8 lists fp32 and int32 among port codes; in-memory route: fp32 ports with casts ran (maderix/ANE, M4)",
   },
   {
     name: "port-uint8",
@@ -271,7 +275,8 @@ export const facts = [
     name: "concat-native",
     statement: "concat with a scalar int32 axis and interleave = false compiles.",
     basis: "measured",
-    source: "ANEForge, M1 to M5; maderix/ANE, M4 and M5; Orion: rejected (M4 Max, fp32 ports)",
+    source:
+      "ANEForge stacks, gathers and splits with it, M1 to M5, but its capabilities page says two inputs at most; maderix/ANE, M4, M5; Orion: rejected (M4 Max, fp32 ports)",
   },
   {
     name: "reduce-mean-native",
@@ -303,20 +308,21 @@ export const facts = [
     name: "blob-offset",
     statement: "BLOBFILE's offset is that of the 64-byte descriptor (64 for the first), not of the data behind it.",
     basis: "measured",
-    source: "ANEForge, M1 to M5; Orion and maderix/ANE: 0 or 128 give wrong values",
+    source:
+      "ANEForge, M1 to M6; Orion and maderix/ANE: 0 or 128 give wrong values; ANEForge's MIL primer still says that e5rt takes no weight file",
   },
   {
     name: "blob-path",
     statement: "@model_path in BLOBFILE's path is the folder of model.mil.",
     basis: "measured",
-    source: "ANEForge, M1 to M5",
+    source: "ANEForge, M1 to M6: weights.bin beside model.mil",
   },
   {
     name: "blob-aligned",
     statement:
       "A file of several weights whose descriptors and data lie at multiples of 64 loads with every value right.",
     basis: "measured",
-    source: "coremltools writes such files; ANEForge's are packed without padding and load as well (M1 to M5)",
+    source: "coremltools writes such files; ANEForge's are packed without padding and load as well (M1 to M6)",
   },
 
   // ---- limits ----
@@ -330,7 +336,8 @@ export const facts = [
     name: "width-16384",
     statement: "An extent of 16384 on the last axis compiles, 16385 does not.",
     basis: "measured",
-    source: "ane-guide, swept on M1",
+    source:
+      "ane-guide ch. 4: swept on M1, every axis but convolution channels; compiler's message on M1 Max, macOS 14: N and C to 65536, D, H and W to 16384",
     families: ["A13", "A14", "A15"],
   },
   {
@@ -344,20 +351,21 @@ export const facts = [
     name: "channels-65536",
     statement: "65536 channels (axis 1 of rank 4) compile, 65537 do not.",
     basis: "documented",
-    source: "ane-guide; ANEForge targets; maderix/ANE PR 26 splits 151936 (M4 Pro)",
+    source:
+      "compiler's message on M1 Max, macOS 14 (stable-diffusion-webui#13527); ANEForge targets; maderix/ANE PR 26 splits 151936 (M4 Pro)",
   },
   {
     name: "kernel-width-13",
     statement: "A constant fp16 convolution kernel of width 13 compiles, of width 14 does not.",
     basis: "documented",
-    source: "ane-guide, M1; A14 and A15 inherit the number",
+    source: "ane-guide ch. 4: table 13 for M1 and 16 from A14 on; ANEForge: 13 to A15, of which only M1 is tried",
     families: ["A13", "A14", "A15"],
   },
   {
     name: "kernel-width-15",
     statement: "A constant fp16 convolution kernel of width 15 compiles, of width 16 does not.",
     basis: "measured",
-    source: "ANEForge PR 26, M5 Pro",
+    source: "ANEForge PR 26, M5 Pro: 16x3 compiles, 3x16 does not; ane-guide's table says 16",
     families: ["A16"],
   },
   {
@@ -374,9 +382,9 @@ export const facts = [
   },
   {
     name: "rank5-transposed-matmul",
-    statement: "A transpose followed by a matrix product does not compile at rank 5.",
+    statement: "A matrix product of rank-5 operands does not compile.",
     basis: "measured",
-    source: "ANEForge fft, M5 Pro",
+    source: "ane-guide ch. 4, M1; ANEForge fft, M5 Pro, of a transpose followed by one",
   },
   {
     name: "square-then-nonlinearity",
@@ -410,13 +418,29 @@ export const facts = [
     name: "round-half-even",
     statement: "Results are rounded to fp16, halves to even, at every operator.",
     basis: "measured",
-    source: "ane-guide ch. 3, M1",
+    source: "ane-guide ch. 3, M1; against it: sum-2049",
   },
   {
     name: "wide-accumulation",
     statement: "16000 ones summed by a matrix product with ones give 16000.",
     basis: "measured",
-    source: "ane-guide ch. 3, M1; ANEForge: 16384 ones, M5",
+    source: "ane-guide ch. 3, M1; ANEForge: 16384 ones, M5; against it: product-error-grows",
+  },
+  {
+    name: "product-error-grows",
+    statement:
+      "The square product of fp16 normals over sqrt(N) has a relative error of 0.0026 at N = 512, 0.0055 at 1024, 0.0121 at 2048, 0.0272 at 4096.",
+    basis: "measured",
+    source:
+      "ANEForge rooflines, equal to 7 digits on M1 (macOS 15.6.1), M4 Pro and M6 (27.0.1); the same in fp16 on the GPU: 0.00036 at every N",
+  },
+  {
+    name: "product-error-absolute",
+    statement:
+      "That product at N = 1024 with one operand scaled by 64 has a relative error below 0.001: the error is absolute.",
+    basis: "inferred",
+    source:
+      "product-error-grows is close to products of pairs rounded to multiples of 2^-16 (0.0023 at 512, 0.0091 at 2048), and convolutions of values near 1 err by 0.0004",
   },
   {
     name: "four-lane-tiles",
@@ -435,19 +459,21 @@ export const facts = [
     name: "reduce-sum-narrow",
     statement: "reduce_sum accumulates in fp16: 4096 ones summed along one axis give less than 4096.",
     basis: "documented",
-    source: "ANEForge numerics; ane-guide ch. 3 saw mul with reduce_sum give the matrix product's bits (M1)",
+    source: "ANEForge numerics; ane-guide ch. 3: mul with reduce_sum gave the matrix product's bits (M1)",
   },
   {
     name: "sum-2049",
-    statement: "A sum of 2049 reads 2048 on M1 and 2050 on later chips.",
+    statement: "reduce_sum of eight integers whose sum is 2049 gives 2050, not the even 2048.",
     basis: "measured",
-    source: "ane-guide ch. 3 (M1, M5); ANEForge numeric cliffs (M2 Pro, M5)",
+    source:
+      "ANEForge numeric cliffs: M1 on macOS 15.6.1, M2 Pro, M4 Pro and M6 on 27.0.1, and others; ane-guide ch. 3 has 2048 on M1 and 2050 on M5",
   },
   {
     name: "product-ceiling",
     statement: "A matrix product's result of 32752 is finite, of 32768 infinite.",
     basis: "measured",
-    source: "ane-guide ch. 3, M1; ANEForge numeric cliffs, M1 to M6",
+    source:
+      "ane-guide ch. 3, M1; ANEForge numeric cliffs: about 32759 on M1 to M6, for 4 to 128 terms; ANEForge#115: two products of transposed operands overflow far below",
   },
   {
     name: "elementwise-range",
@@ -563,16 +589,17 @@ export const facts = [
   },
   {
     name: "product-peak",
-    statement: "Matrix products reach 2.7 to 10.8 TFLOP/s (M1 2.7 to 4.8, M5 8.7 to 10).",
+    statement:
+      "Square matrix products reach 2.7 to 10.8 TFLOP/s (M1 2.7 to 4.3, M2 Pro 3.4, M4 5.4, M5 8.7, M5 Pro 10.0, M6 10.8).",
     basis: "measured",
-    source: "ANEForge rooflines M1 to M6; ane-guide",
+    source: "ANEForge rooflines; ane-guide: M1 4.8, M5 9.5",
   },
   {
     name: "convolution-peak",
     statement:
-      "Stacks of 1x1 convolutions of 512 channels reach 8 to 19 TFLOP/s on M3 to M5, most from 64x64 positions on.",
+      "3x3 convolutions of 512 channels at 64x64 reach 23 TFLOP/s on M6; stacks of 1x1 ones 17 to 19 on M3 Pro to M5 Max.",
     basis: "measured",
-    source: "maderix/ANE: M3 Pro 16.8, M4 18.6, M5 Max 19.3",
+    source: "ANEForge rooflines, M6, macOS 27.0.1; maderix/ANE, in-memory route: M3 Pro 16.8, M4 18.6, M5 Max 19.3",
     families: ["A15", "A16"],
   },
   {
@@ -585,9 +612,11 @@ export const facts = [
   // ---- failures ----
   {
     name: "compile-failure-text",
-    statement: "A program that the engine cannot take fails with a text that names ANECCompile() or InvalidMILProgram.",
+    statement:
+      'A program that the engine cannot take fails with "ANECCompile() FAILED", "Some ops are not supported on any of the specified backends" or "InvalidMILProgram" on standard error.',
     basis: "measured",
-    source: "maderix/ANE, Orion, ANEForge, M1 to M5",
+    source:
+      'e5rt: "MILCompilerForANE error: failed to compile ANE model using ANEF", code 11 (ANEForge#149, M2 Pro, macOS 26.5.2); ane-guide ch. 4, M1; InvalidMILProgram: in-memory route',
   },
   {
     name: "recompile-after-failure",
@@ -599,28 +628,28 @@ export const facts = [
   // ---- macOS versions ----
   {
     name: "macos-14",
-    statement: "The route works on macOS 14.",
-    basis: "documented",
-    source: "ANEForge requires macOS 14; nobody published a run on it",
+    statement: "macOS 14 refuses programs of the opset ios18: \"Unknown opset 'CoreML8'\".",
+    basis: "inferred",
+    source:
+      "coremltools: ios18 is macOS 15's CoreML8; apple/coremltools#2283 has the text, before macOS 15 came out; ANEForge says macOS 14 or later, without a run",
   },
   {
     name: "macos-15",
     statement: "The route works on macOS 15.",
-    basis: "inferred",
-    source:
-      "ANEForge's remarks on symbols of macOS 15; the in-memory route ran on 15.3, 15.4 and 15.7 (maderix/ANE, M3 Max, M3 Ultra)",
+    basis: "measured",
+    source: "ANEForge rooflines: M1 on 15.6.1 (24G90); in-memory route on 15.3, 15.4 and 15.7 (maderix/ANE)",
   },
   {
     name: "macos-26",
     statement: "The route works on macOS 26.",
     basis: "measured",
-    source: "ANEForge: M5 Pro and M1 Max on macOS 26.5",
+    source: "ANEForge rooflines: M4 on 26.2, M1, M1 Max, M2 Pro, M5, M5 Pro on 26.5, M4 Max on 26.7",
   },
   {
     name: "macos-27",
     statement: "The route works on macOS 27.",
     basis: "measured",
-    source: "ANEForge rooflines: M6 (Mac18,5) on macOS 27",
+    source: "ANEForge rooflines: M4 Pro and M6 on 27.0.1 (26A434)",
   },
 ] as const satisfies readonly Fact[];
 
