@@ -534,7 +534,7 @@ export const facts = [
   },
   {
     name: "exp-overflow",
-    statement: "exp is finite at 11.0859375 and infinite at 11.1015625; softmax of [1000, 1, 2, 3] is [1, 0, 0, 0].",
+    statement: "exp is finite at 11.0859375 and infinite at 11.09375, the next fp16; softmax of [1000, 1, 2, 3] is [1, 0, 0, 0].",
     basis: "measured",
     source: "ane-guide ch. 3, M1: first infinity near 11.094",
   },
