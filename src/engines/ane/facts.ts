@@ -400,6 +400,15 @@ export const facts = [
     source: "ANEForge, M5 Pro",
   },
   {
+    name: "gain-between-reshapes",
+    statement:
+      "A layer norm computed at [R, D, 1, 1] does not compile from D = 1024 on if its constant gains, of unequal values, are multiplied before the reshape back to [R, D]; after it they compile.",
+    basis: "measured",
+    source:
+      "ANEForge PR 201, #162 and #149, M1 Max and M2 Pro, macOS 26.5; not so on M5 Pro; at [512, 1024, 1, 1] without reshapes it compiles",
+    families: ["A13", "A14"],
+  },
+  {
     name: "programs-128",
     statement: "128 programs can be loaded in a process, the next fails; a release frees a place.",
     basis: "measured",
