@@ -17,9 +17,11 @@ function row({ name, statement, basis, source, families }: Fact): string {
 
 const table = ["| fact | statement | basis | source |", "| --- | --- | --- | --- |", ...facts.map(row)].join("\n");
 const page = readFileSync(target, "utf8");
-const match = /(<!-- facts: .* -->\n)[^]*(<!-- \/facts -->)/.exec(page);
-if (match === null) throw new Error("docs-ane: docs/ane.md has lost the comments around its table of facts");
-const next = `${page.slice(0, match.index)}${match[1]!}${table}\n${page.slice(match.index + match[0].length - match[2]!.length)}`;
+const start = /<!-- facts: .* -->\n/.exec(page);
+const end = page.lastIndexOf("<!-- /facts -->");
+if (start === null || end < start.index)
+  throw new Error("docs-ane: docs/ane.md has lost the comments around its table");
+const next = `${page.slice(0, start.index + start[0].length)}${table}\n${page.slice(end)}`;
 
 if (!process.argv.includes("--check")) writeFileSync(target, next);
 else if (next !== page) {
