@@ -97,7 +97,7 @@ export class Espresso {
         `this macOS has no ${missing.slice(0, 3).join(", ")}${missing.length > 3 ? ` and ${missing.length - 3} more` : ""}`,
         {
           remedy:
-            'it needs macOS 14 or later, or its interface has changed: use engine "cpu" and report it with anekit doctor --json',
+            'it needs macOS 15 or later, or its interface has changed: use engine "cpu" and report it with anekit doctor --json',
         },
       );
     }

@@ -49,17 +49,17 @@ const known: readonly KnownFailure[] = [
     remedy: "compile it again in this process",
   },
   {
-    pattern: /InvalidMILProgram|MIL.*pars|pars.*MIL|failed to parse/i,
+    pattern: /InvalidMILProgram|Unknown opset|MIL.*pars|pars.*MIL|failed to parse/i,
     cause: "this compiler does not take the program's text: an operator, a dtype or a spelling that it does not know",
     remedy: 'run anekit doctor --probe to find the dialect again, or use engine "cpu" for this stage',
   },
   {
-    pattern: /ANECCompile\(\)|CompilationFailure|ANEC/,
+    pattern: /ANECCompile\(\)|CompilationFailure|ANEC|not supported on any of the specified backends/,
     cause: "the Neural Engine's compiler refused an operator or a shape without saying which",
     remedy: 'use smaller shapes or other operators, or give this stage on: "cpu"',
   },
   {
-    pattern: /status=0x1d|Program Inference error/i,
+    pattern: /status=0x1d|Program Inference error|ANE inference operation failed/i,
     cause: "a port's buffer does not fit the program",
     remedy: "this is a defect of anekit; please report it",
   },
