@@ -7,7 +7,7 @@ import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import * as v from "valibot";
-import { AbortedError, EngineError } from "../core/errors.ts";
+import { AbortedError, EngineError, messageOf } from "../core/errors.ts";
 import { packageFile } from "../data/package.ts";
 import type { Limits } from "../engines/open.ts";
 import type { CaseSpec } from "./bench-cases.ts";
@@ -88,7 +88,7 @@ export class Measured {
       child.kill("SIGKILL");
       if (signal.aborted) throw new AbortedError("bench", signal);
       if (error instanceof Missing) throw error;
-      throw new Missing(error instanceof Error ? error.message : String(error));
+      throw new Missing(messageOf(error));
     }
   }
 
@@ -141,7 +141,7 @@ function repositoryFile(path: string): string {
   try {
     return fileURLToPath(packageFile(path, "use anekit's repository"));
   } catch (error) {
-    throw new Missing(error instanceof Error ? error.message : String(error));
+    throw new Missing(messageOf(error));
   }
 }
 

@@ -4,6 +4,7 @@ import { execFile } from "node:child_process";
 import { availableParallelism, cpus, release, totalmem } from "node:os";
 import type { Command } from "commander";
 import { type Chip, chipFromBrand } from "../chips/index.ts";
+import { messageOf } from "../core/errors.ts";
 import { packageVersion } from "../data/package.ts";
 import { listEngines, openEngine } from "../engines/open.ts";
 import { type CommandContext, jsonOption } from "./command.ts";
@@ -90,7 +91,7 @@ async function chooseEngine(): Promise<Diagnosis["auto"]> {
     using engine = await openEngine("auto");
     return { engine: engine.name, reason: engine.reason };
   } catch (error) {
-    return { engine: null, reason: error instanceof Error ? error.message : String(error) };
+    return { engine: null, reason: messageOf(error) };
   }
 }
 

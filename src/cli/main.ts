@@ -3,7 +3,7 @@
 
 import { Command, CommanderError } from "commander";
 import picocolors from "picocolors";
-import { AbortedError, AnekitError, FileError } from "../core/errors.ts";
+import { AbortedError, AnekitError, FileError, messageOf } from "../core/errors.ts";
 import { packageVersion } from "../data/package.ts";
 import type { CommandModule } from "./command.ts";
 import { complain } from "./output.ts";
@@ -70,7 +70,7 @@ function fail(error: unknown, argv: readonly string[]): number {
     if (verbose) printStacks(error);
     return exitCodes.userError;
   }
-  complain(error instanceof Error ? error.message : String(error));
+  complain(messageOf(error));
   printStacks(error);
   const where = `anekit ${packageVersion()}, Node ${process.version}, ${process.platform} ${process.arch}`;
   process.stderr.write(`This is a bug in anekit: please report it with the lines above and the command (${where}).\n`);

@@ -139,3 +139,8 @@ function formatOperands(inputs: Readonly<Record<string, Aval>>): string {
   const rest = entries.length - shown.length;
   return shown.join(", ") + (rest > 0 ? ` and ${rest} more` : "");
 }
+
+/** The message of whatever was thrown. */
+export function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}

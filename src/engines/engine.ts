@@ -75,8 +75,8 @@ export interface ExecutableReport {
   readonly codeBytes: number;
   /** Steps that may run at once are one batch; after each batch threads wait for each other. */
   readonly batches: number;
-  /** Least time of a run, estimated: all operations as two fused multiply-adds a cycle on every thread, at the nominal clock. */
-  readonly floorMs: number;
+  /** Least time of a run, estimated where the engine can: all operations as two fused multiply-adds a cycle on every thread, at the nominal clock. */
+  readonly floorMs?: number;
 }
 
 export interface Engine extends Disposable {

@@ -1,6 +1,6 @@
 // Chooses and opens engines; the only code that names an engine's folder, and it loads them when asked.
 
-import { ConfigError, EngineError, UnsupportedError } from "../core/errors.ts";
+import { ConfigError, EngineError, messageOf, UnsupportedError } from "../core/errors.ts";
 import type { AneState, ProbeOptions } from "./ane/index.ts";
 import type { Limits } from "./cpu/limits.ts";
 import type { Engine, EngineName } from "./engine.ts";
@@ -75,11 +75,6 @@ export type { Limits };
 export async function machineLimits(quick: boolean): Promise<Limits> {
   const { measureLimits } = await import("./cpu/limits.ts");
   return measureLimits(environmentOf(), quick);
-}
-
-/** One line on why something was refused. */
-function messageOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
 }
 
 /** What there is on this machine, for `doctor`: the CPU engine is opened to find out. */

@@ -95,64 +95,51 @@ export interface PortBinding {
 
 /** Operations with all their ports bound, encoded in one stream: what a run executes. */
 export class BoundStream {
+  readonly stream: Handle<"stream">;
   readonly #espresso: Espresso;
   readonly #operations: readonly Operation[];
   readonly #ports: Handle<"port">[] = [];
-  readonly stream: Handle<"stream">;
-  #encoded = false;
 
-  /** Takes the operations over; where binding fails they are released. @throws {EspressoError} */
+  /** Takes the operations over: where something fails they are released. @throws {EspressoError} with Espresso's message. */
   constructor(
     espresso: Espresso,
     parts: readonly { readonly operation: Operation; readonly ports: readonly PortBinding[] }[],
   ) {
     this.#espresso = espresso;
     this.#operations = parts.map(({ operation }) => operation);
+    this.stream = espresso.pooled(() => espresso.captured(() => this.#encode(parts)));
+  }
+
+  #encode(parts: ConstructorParameters<typeof BoundStream>[1]): Handle<"stream"> {
+    const espresso = this.#espresso;
     let stream: Handle<"stream"> | undefined;
-    espresso.pooled(() => {
-      try {
-        for (const { operation, ports } of parts) {
-          for (const { name, direction, buffer } of ports) {
-            const port = espresso.make(
-              `execution_stream_operation_retain_${direction}_port`,
-              operation.operation,
-              name,
-            );
-            this.#ports.push(port);
-            espresso.call("io_port_bind_buffer_object", port, buffer);
-          }
+    try {
+      for (const { operation, ports } of parts) {
+        for (const { name, direction, buffer } of ports) {
+          const port = espresso.make(`execution_stream_operation_retain_${direction}_port`, operation.operation, name);
+          this.#ports.push(port);
+          espresso.call("io_port_bind_buffer_object", port, buffer);
         }
-        stream = espresso.make("execution_stream_create");
-      } catch (error) {
-        this.#releaseParts();
-        throw error;
       }
-    });
-    this.stream = stream!;
+      stream = espresso.make("execution_stream_create");
+      for (const { operation } of this.#operations) {
+        espresso.call("execution_stream_encode_operation", stream, operation);
+      }
+      return stream;
+    } catch (error) {
+      this.#release(stream);
+      throw error;
+    }
   }
 
-  /** Encodes at the first call: until then ports may be bound anew. */
-  encode(): void {
-    if (this.#encoded) return;
-    this.#espresso.pooled(() =>
-      this.#espresso.captured(() => {
-        for (const { operation } of this.#operations) {
-          this.#espresso.call("execution_stream_encode_operation", this.stream, operation);
-        }
-      }),
-    );
-    this.#encoded = true;
-  }
-
-  #releaseParts(): void {
-    for (const operation of this.#operations) releaseOperation(this.#espresso, operation);
-    for (const port of this.#ports) this.#espresso.release("io_port_release", port);
+  #release(stream: Handle<"stream"> | undefined): void {
+    const espresso = this.#espresso;
+    if (stream !== undefined) espresso.release("execution_stream_release", stream);
+    for (const operation of this.#operations) releaseOperation(espresso, operation);
+    for (const port of this.#ports) espresso.release("io_port_release", port);
   }
 
   release(): void {
-    this.#espresso.pooled(() => {
-      this.#espresso.release("execution_stream_release", this.stream);
-      this.#releaseParts();
-    });
+    this.#espresso.pooled(() => this.#release(this.stream));
   }
 }

@@ -1,10 +1,10 @@
 // The Neural Engine through Espresso: legalizes programs for the chip, writes them for its compiler, binds their ports, runs them.
 
-import { mkdirSync } from "node:fs";
+import { mkdirSync, rmSync } from "node:fs";
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { Chip } from "../../chips/index.ts";
-import { AbortedError, DisposedError } from "../../core/errors.ts";
+import { AbortedError, DisposedError, EngineError, messageOf } from "../../core/errors.ts";
 import type { Aval } from "../../core/shape.ts";
 import type { Program } from "../../ir/program.ts";
 import { milFiles } from "../../mil/writer.ts";
@@ -37,8 +37,8 @@ export interface AneSettings {
   readonly chip: Chip;
   readonly capabilities: Capabilities;
   readonly pace: PaceSettings;
-  /** Folder of the process, for programs. */
-  readonly folder: string;
+  /** Folders that all threads of the process share, and of this thread, for programs. */
+  readonly folders: { readonly shared: string; readonly own: string };
 }
 
 export class AneEngine implements Engine {
@@ -56,14 +56,14 @@ export class AneEngine implements Engine {
   readonly #afterRun: (() => void)[] = [];
   #disposed = false;
 
-  constructor({ reason, espresso, chip, capabilities, pace: paceSettings, folder }: AneSettings) {
+  constructor({ reason, espresso, chip, capabilities, pace: paceSettings, folders }: AneSettings) {
     this.reason = reason;
     this.espresso = espresso;
     this.chip = chip;
     this.capabilities = capabilities;
     this.#pace = paceSettings;
-    this.#folder = folder;
-    this.#thread = new Thread({ library: espresso.path, folder });
+    this.#folder = folders.own;
+    this.#thread = new Thread({ library: espresso.path, folder: folders.shared });
     budget ??= new Budget(Math.floor(chip.limits.maxPrograms * (1 - spareShare)));
     this.budget = budget;
   }
@@ -84,9 +84,18 @@ export class AneEngine implements Engine {
     const { chip, capabilities } = this;
     const parts = segment(legalize(program, chip, capabilities.dialect), chip.limits.maxConstantBytes);
     const folder = newFolder(this.#folder);
-    const units: Unit[] = [];
-    for (const [at, part] of parts.entries())
-      units.push({ program: part, files: await this.#write(part, join(folder, String(at))) });
+    let units: Unit[];
+    try {
+      units = await Promise.all(
+        parts.map(async (part, at) => ({ program: part, files: await this.#write(part, join(folder, String(at))) })),
+      );
+    } catch (cause) {
+      rmSync(folder, { recursive: true, force: true });
+      throw new EngineError("ane", `the program cannot be written for the compiler: ${messageOf(cause)}`, {
+        remedy: "make room on the disk, or set TMPDIR to another folder",
+        cause,
+      });
+    }
     const executable = new AneExecutable(this, program, { units, folder, options });
     try {
       await executable.load();

@@ -215,7 +215,6 @@ export class AneExecutable implements Executable, Tenant {
       constantBytes: constants.reduce((sum, bytes) => sum + bytes, 0),
       codeBytes: 0,
       batches: this.#count,
-      floorMs: 0,
     };
   }
 
@@ -309,11 +308,8 @@ export class AneBinding implements Binding, Disposable {
     if (this.#stream === undefined) {
       const operations = this.#executable.takeOperations();
       const ports = this.#executable.ports(this.#buffers);
-      this.#stream = new BoundStream(
-        this.#engine.espresso,
-        operations.map((operation, i) => ({ operation, ports: ports[i]! })),
-      );
-      this.#stream.encode();
+      const parts = operations.map((operation, i) => ({ operation, ports: ports[i]! }));
+      this.#stream = new BoundStream(this.#engine.espresso, parts);
     }
     return this.#stream;
   }

@@ -4,14 +4,15 @@ import { execFile } from "node:child_process";
 import { rmSync } from "node:fs";
 import { cpus, release } from "node:os";
 import { promisify } from "node:util";
+import { isMainThread } from "node:worker_threads";
 import { type Chip, chipFromBrand, findChip, floorChip } from "../../chips/index.ts";
-import { EngineError, UnsupportedError } from "../../core/errors.ts";
+import { messageOf, UnsupportedError } from "../../core/errors.ts";
 import type { Engine } from "../engine.ts";
 import { openSystem, releaseViewed, type System } from "../os/index.ts";
 import { capabilitiesOf, libraryIdentity, type ProbeResult, readProbe, writeProbe } from "./capabilities.ts";
 import { AneEngine } from "./engine.ts";
 import { countSymbols, Espresso, espressoPath, type SymbolCensus } from "./espresso.ts";
-import { cacheFolder, processFolder } from "./folders.ts";
+import { cacheFolder, newFolder, processFolder } from "./folders.ts";
 import { parsePace } from "./pace.ts";
 import { probe, probeRevision, type Simulate } from "./probe.ts";
 
@@ -116,8 +117,8 @@ export async function createAne(reason: string, environment: AneEnvironment, opt
   const found = await find(environment);
   const { system, path, chip, how, os } = found;
   const pace = parsePace(environment.ANEKIT_ANE_PACE);
-  const folder = ownFolder();
-  const espresso = new Espresso(system, path, folder);
+  const { shared, own } = ownFolders();
+  const espresso = new Espresso(system, path, shared);
   const result = await probeResult(found, environment, options);
   if (!result.usable) {
     throw new UnsupportedError("ane", `the Neural Engine of ${chip.name} (${os}) is not used: ${result.reason}`, {
@@ -135,23 +136,24 @@ export async function createAne(reason: string, environment: AneEnvironment, opt
     chip,
     capabilities: capabilitiesOf(result),
     pace,
-    folder,
+    folders: { shared, own },
   });
 }
 
-let folder: string | undefined;
+let folders: { readonly shared: string; readonly own: string } | undefined;
 
-/** The folder of this process, removed at its end. */
-function ownFolder(): string {
-  if (folder === undefined) {
-    const made = processFolder();
+/** The folder of this process, and in it the one of this thread, which is removed at its end. */
+function ownFolders(): NonNullable<typeof folders> {
+  if (folders === undefined) {
+    const shared = processFolder();
+    const own = newFolder(shared);
     process.once("exit", () => {
       releaseViewed(); // objects of the system's: nobody looks at them any more
-      rmSync(made, { recursive: true, force: true });
+      rmSync(isMainThread ? shared : own, { recursive: true, force: true });
     });
-    folder = made;
+    folders = { shared, own };
   }
-  return folder;
+  return folders;
 }
 
 /** What there is, without opening anything for good. Never throws. */
@@ -178,9 +180,4 @@ export async function examineAne(environment: AneEnvironment, options?: ProbeOpt
   } catch (error) {
     return { available: false, reason: messageOf(error) };
   }
-}
-
-function messageOf(error: unknown): string {
-  if (error instanceof EngineError || error instanceof UnsupportedError) return error.message;
-  return error instanceof Error ? error.message : String(error);
 }

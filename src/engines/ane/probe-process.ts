@@ -2,6 +2,7 @@
 
 import { mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { messageOf } from "../../core/errors.ts";
 import { openSystem } from "../os/index.ts";
 import { BoundStream, buildUnit, type PortBinding, releaseUnit } from "./build.ts";
 import { Espresso } from "./espresso.ts";
@@ -46,7 +47,6 @@ function run({ mil, weights, inputs, outputs, aliases, runs }: ProbeRequest): Pr
   });
   const ports = [...Object.keys(inputs).map(port("input")), ...Object.keys(outputs).map(port("output"))];
   const bound = new BoundStream(espresso, [{ operation: unit, ports }]);
-  bound.encode();
   for (let at = 0; at < runs; at++) espresso.execute(bound.stream);
   const results = Object.keys(outputs).map((name) => [name, buffers.get(name)!.memory.bytes.slice()]);
   bound.release();
@@ -60,7 +60,7 @@ process.on("message", (request: ProbeRequest) => {
   try {
     answer = run(request);
   } catch (error) {
-    answer = { error: error instanceof Error ? error.message : String(error) };
+    answer = { error: messageOf(error) };
   }
   process.send!(answer);
 });

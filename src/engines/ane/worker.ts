@@ -1,7 +1,7 @@
 // The engine's worker thread: compiles and runs, so that the event loop goes on meanwhile. One job at a time, in the order of asking.
 
 import { parentPort, workerData } from "node:worker_threads";
-import { AnekitError } from "../../core/errors.ts";
+import { AnekitError, messageOf } from "../../core/errors.ts";
 import { openSystem } from "../os/index.ts";
 import { buildUnit, type CompiledUnit, type Operation, type ProgramFiles } from "./build.ts";
 import { Espresso } from "./espresso.ts";
@@ -38,7 +38,7 @@ export interface Answer {
 }
 
 function failureOf(error: unknown): Failure {
-  const message = error instanceof Error ? error.message : String(error);
+  const message = messageOf(error);
   if (!(error instanceof EspressoError))
     return { message: error instanceof AnekitError ? message : `worker: ${message}` };
   const { symbol, result, text } = error;
