@@ -16,6 +16,7 @@ import {
   windowCount,
   windowsOf,
 } from "./kernels/window.ts";
+import { avgPoolNative, convNative, convTransposeNative, maxPoolNative } from "./native-window.ts";
 
 function spatial(op: string, { shape }: { readonly shape: Shape }): Shape {
   if (shape.length < 3 || shape.length > 4)
@@ -133,6 +134,8 @@ export const conv = defineOp({
   },
   kernel: ({ x, weight, bias }, attrs, [out]) =>
     convKernel(x, weight, bias, convWindows(x, weight, attrs), attrs.groups, out),
+  native: (n, { x, weight, bias }, attrs, [out]) =>
+    convNative(n, { x, weight, bias }, convWindows(x, weight, attrs), attrs.groups, out),
   support(chip, { weight }) {
     const width = weight.shape.at(-1)!;
     const height = weight.shape.length === 4 ? weight.shape[2]! : 1;
@@ -244,6 +247,8 @@ export const conv_transpose = defineOp({
   },
   kernel: ({ x, weight, bias }, attrs, [out]) =>
     convTransposeKernel(x, weight, bias, transposeWindows(x, weight, attrs), attrs.groups, out),
+  native: (n, { x, weight, bias }, attrs, [out]) =>
+    convTransposeNative(n, { x, weight, bias }, transposeWindows(x, weight, attrs), attrs.groups, out),
   constantOnChip: {
     weight: { reason: "the chip takes a transposed convolution's weight as a constant", lower: convTransposeAsMatmul },
   },
@@ -369,6 +374,7 @@ export const max_pool = defineOp({
     },
   }),
   kernel: ({ x }, attrs, [out]) => maxPoolKernel(x, poolWindows("max_pool", x, attrs), out),
+  native: (n, { x }, attrs, [out]) => maxPoolNative(n, x, poolWindows("max_pool", x, attrs), out),
   support: (chip, _inputs, attrs) => poolSupport(chip, attrs),
 });
 
@@ -404,5 +410,7 @@ export const avg_pool = defineOp({
   }),
   kernel: ({ x }, attrs, [out]) =>
     avgPoolKernel(x, poolWindows("avg_pool", x, attrs), attrs.excludePaddingFromAverage, out),
+  native: (n, { x }, attrs, [out]) =>
+    avgPoolNative(n, x, poolWindows("avg_pool", x, attrs), attrs.excludePaddingFromAverage, out),
   support: (chip, _inputs, attrs) => poolSupport(chip, attrs),
 });

@@ -18,6 +18,15 @@ export interface Piece<A extends NativeArray = NativeArray> {
   readonly stride?: readonly number[];
 }
 
+/** Windows along one axis: window o of the `out` ones holds the elements begin + o stride + k step, k below `kernel`; `step` may be negative. */
+export interface WindowAxis {
+  readonly kernel: number;
+  readonly step: number;
+  readonly out: number;
+  readonly stride: number;
+  readonly begin: number;
+}
+
 /**
  * The primitives. Floats are computed in fp32 whatever their storage; results of `dtype` fp16 are rounded where they are stored, and in strict
  * rounding at every operator. Sums of floats accumulate in fp32.
@@ -32,6 +41,8 @@ export interface Native<A extends NativeArray = NativeArray> {
   permute(x: A, perm: readonly number[]): A;
   slice(x: A, begin: readonly number[], size: readonly number[], stride: readonly number[]): A;
   broadcast(x: A, shape: Shape): A;
+  /** All windows over the trailing axes of x [...B, ...extents], as [...B, ...kernels, ...outs]; they lie inside x. */
+  windows(x: A, axes: readonly WindowAxis[]): A;
   /** An array of one number with the pieces, which do not overlap, on top; without a number the pieces cover it. */
   assemble(dtype: DType, shape: Shape, fill: number | undefined, pieces: readonly Piece<A>[]): A;
   /** x [...B, M, K] y [...B, K, N], either transposed. */

@@ -17,15 +17,7 @@ const sets = await instructionSets();
 const table: readonly [string, Op][] = Object.entries(ops);
 
 /** Operators that still run as their plain kernels, in the default rounding. May only become fewer. */
-const plainOperators: readonly string[] = [
-  "avg_pool",
-  "conv",
-  "conv_transpose",
-  "cumsum",
-  "max_pool",
-  "reduce_argmax",
-  "reduce_argmin",
-];
+const plainOperators: readonly string[] = ["cumsum", "reduce_argmax", "reduce_argmin"];
 
 /** Operators that strict rounding runs as plain kernels: what is not exact, or sums in another order. */
 const plainWhenStrict: readonly string[] = [

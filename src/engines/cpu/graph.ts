@@ -4,7 +4,7 @@ import type { DType, ValueArray } from "../../core/dtype.ts";
 import { invariant } from "../../core/errors.ts";
 import { broadcastShapes, type Shape, sizeOf, stridesOf } from "../../core/shape.ts";
 import { type Instruction, instructionOperands, type Program } from "../../ir/program.ts";
-import type { Native, NativeArray, Piece } from "../../ops/native.ts";
+import type { Native, NativeArray, Piece, WindowAxis } from "../../ops/native.ts";
 import type { Lane, Lanes } from "../../ops/vector.ts";
 import type { Node } from "./expression.ts";
 import type { ReduceKind } from "./machine.ts";
@@ -15,7 +15,8 @@ export type ViewKind =
   | { readonly kind: "reshape" }
   | { readonly kind: "permute"; readonly perm: readonly number[] }
   | { readonly kind: "slice"; readonly begin: readonly number[]; readonly stride: readonly number[] }
-  | { readonly kind: "broadcast" };
+  | { readonly kind: "broadcast" }
+  | { readonly kind: "windows"; readonly axes: readonly WindowAxis[] };
 
 /** Where an array comes from. Expressions of maps are made when they are wanted, in the builder of the group that computes them. */
 export type Source =
@@ -248,6 +249,12 @@ class Builder implements Native<GraphArray> {
 
   broadcast(x: GraphArray, shape: Shape): GraphArray {
     return this.#view(x, shape, { kind: "broadcast" });
+  }
+
+  windows(x: GraphArray, axes: readonly WindowAxis[]): GraphArray {
+    const kept = x.shape.slice(0, x.shape.length - axes.length);
+    const shape = [...kept, ...axes.map(({ kernel }) => kernel), ...axes.map(({ out }) => out)];
+    return this.#view(x, shape, { kind: "windows", axes });
   }
 
   assemble(dtype: DType, shape: Shape, fill: number | undefined, pieces: readonly Piece<GraphArray>[]): GraphArray {
@@ -513,6 +520,18 @@ export function accessOf(array: GraphArray, layout: (root: GraphArray) => readon
     case "slice": {
       const first = view.begin.reduce((sum, begin, axis) => sum + begin * strides[axis]!, offset);
       return { root, offset: first, strides: strides.map((stride, axis) => stride * view.stride[axis]!) };
+    }
+    case "windows": {
+      const axes = view.axes.map((window, i) => ({ ...window, each: strides[strides.length - view.axes.length + i]! }));
+      return {
+        root,
+        offset: axes.reduce((sum, { begin, each }) => sum + begin * each, offset),
+        strides: [
+          ...strides.slice(0, -axes.length),
+          ...axes.map(({ step, each }) => step * each),
+          ...axes.map(({ stride, each }) => stride * each),
+        ],
+      };
     }
     case "broadcast": {
       const pad = array.shape.length - of.shape.length;
