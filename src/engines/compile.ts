@@ -2,13 +2,13 @@
 
 import { type ChipName, findChip } from "../chips/index.ts";
 import type { DType } from "../core/dtype.ts";
-import { AbortedError, ConfigError, DisposedError, EngineError, UnsupportedError } from "../core/errors.ts";
+import { AbortedError, ConfigError, DisposedError, EngineError } from "../core/errors.ts";
 import { type Aval, checkShape, type Shape } from "../core/shape.ts";
 import { buildPlan, type Plan, type StageSpec } from "../ir/plan.ts";
 import type { Program } from "../ir/program.ts";
 import { type MilOptions, milFiles } from "../mil/writer.ts";
+import { legalize } from "../passes/legalize.ts";
 import { requireFloat16 } from "../passes/precision.ts";
-import { checkChip } from "../passes/support.ts";
 import { input, Tensor } from "../tensor.ts";
 import {
   checkFloat16As,
@@ -42,7 +42,7 @@ export interface CompileOptions {
   readonly state?: StateStore;
   /** "fp32": every fp16 value becomes fp32. "fp16": refuses a graph with fp32 in it. As declared when absent. */
   readonly precision?: "fp16" | "fp32";
-  /** Refuses a graph that this chip cannot run, with the operator and the remedy; stages on other engines are left out. */
+  /** Refuses a graph that this chip cannot run even after legalization, with the operator and the remedy; stages on other engines are left out. */
   readonly chip?: ChipName;
   /** Times every step of the runs, for `report()`. */
   readonly profile?: boolean;
@@ -349,15 +349,6 @@ export class CompiledProgram<K extends string = string, O extends Tensors = Tens
   }
 }
 
-function requireChip(plan: Plan, name: ChipName): void {
-  const chip = findChip(name);
-  const problems = plan.stages.filter(({ on }) => on === undefined).flatMap(({ program }) => checkChip(program, chip));
-  const [first] = problems;
-  if (first === undefined) return;
-  const more = problems.length === 1 ? "" : ` (and ${problems.length - 1} more)`;
-  throw new UnsupportedError("compile", `${first.where} on ${chip.name}: ${first.reason}${more}`, { chip: chip.name });
-}
-
 /** Outputs of a stage that are stored over state, with the input that is the state's old value. */
 function overwrites(plan: Plan, program: Program, buffers: ReadonlyMap<string, string>): Map<string, string | null> {
   const inputs = new Map(program.inputs.map(({ name }) => [buffers.get(name)!, name]));
@@ -424,7 +415,8 @@ async function compileGraph(
     wide: precision === "fp32",
   });
   if (precision === "fp16") requireFloat16(plan);
-  if (chip !== undefined) requireChip(plan, chip);
+  if (chip !== undefined)
+    for (const { on, program } of plan.stages) if (on === undefined) legalize(program, findChip(chip));
   for (const port of expected) {
     if (!plan.feeds.has(port))
       throw new ConfigError("compile", `input "${port}" is used by no output; remove it or use it`);

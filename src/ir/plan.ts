@@ -114,6 +114,21 @@ export function mayOverwrite(program: Program, pairs: readonly Overwrite[]): boo
   return allowed;
 }
 
+/**
+ * Outputs of `inPlace` (each with the input whose buffer it replaces, or null) that a program may not store over their inputs. For programs that were
+ * rewritten after the plan was made: where it names none, the plan's decisions still hold.
+ */
+export function notOverwritable(program: Program, inPlace: ReadonlyMap<string, string | null>): string[] {
+  const numberOf = new Map([...program.inputs, ...program.outputs].map(({ name, value }) => [name, value]));
+  const names = [...inPlace.keys()];
+  const pairs = names.map((output) => {
+    const input = inPlace.get(output);
+    return { input: input == null ? -1 : numberOf.get(input)!, output: numberOf.get(output)! };
+  });
+  const allowed = mayOverwrite(program, pairs);
+  return names.filter((_, i) => !allowed[i]);
+}
+
 function checkUpdates(updates: ReadonlyMap<Value, Value>): Map<ParameterNode, Value> {
   const checked = new Map<ParameterNode, Value>();
   for (const [target, next] of updates) {

@@ -55,14 +55,14 @@ export function checkChip(program: Program, chip: Chip): Problem[] {
 }
 
 /** @throws {UnsupportedError} naming the first problem: operator, shapes, limit and remedy. */
-export function requireSupport(program: Program, chip: Chip, where = "legalize"): void {
+export function requireSupport(program: Program, chip: Chip): void {
   const problems = checkChip(program, chip);
   const [first] = problems;
   if (first === undefined) return;
   const more = problems.length === 1 ? "" : ` (and ${problems.length - 1} more)`;
   const [what, ...remedy] = first.reason.split("; ");
   const instruction = first.instruction === undefined ? undefined : program.instructions[first.instruction]!;
-  throw new UnsupportedError(where, `${first.where} on ${chip.name}: ${what}${more}`, {
+  throw new UnsupportedError("compile", `${first.where} on ${chip.name}: ${what}${more}`, {
     chip: chip.name,
     ...(remedy.length > 0 && { remedy: remedy.join("; ") }),
     ...(instruction !== undefined && { op: instruction.op.name, inputs: operandAvals(instruction, program) }),

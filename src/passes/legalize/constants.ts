@@ -39,8 +39,11 @@ export function uniformValue(tensor: Tensor | undefined): number | undefined {
   return tensor.dtype === "fp16" ? roundFloat16(first) : first;
 }
 
-/** Results of up to this many elements are computed when the program is compiled, larger ones only if no larger than twice an operand. */
-const alwaysFolded = 4096;
+/** Results of up to `small` elements are computed when the program is compiled, larger ones only if no larger than twice an operand, and never above `large`. */
+const folded = { small: 4096, large: 2 ** 18 } as const;
+
+/** Most operations that are spent on one use of constants. */
+const foldedFlops = 2 ** 22;
 
 const views = new Set<Use["op"]>([ops.reshape, ops.expand_dims, ops.squeeze, ops.identity]);
 
@@ -51,7 +54,10 @@ const fold: Rule = {
     if (!operands.every((each) => each === undefined || each.node.kind === "constant")) return undefined;
     if (views.has(op)) return [sharedConstant(results[0]!, (operands[0]!.node as ConstantNode).data)];
     const largest = Math.max(...operands.map((each) => each?.size ?? 0));
-    if (results.some(({ shape }) => sizeOf(shape) > Math.max(alwaysFolded, 2 * largest))) return undefined;
+    const limit = Math.min(Math.max(folded.small, 2 * largest), folded.large);
+    const named = operandsByName(op, operands);
+    if (op.canFail === true || results.some(({ shape }) => sizeOf(shape) > limit)) return undefined;
+    if (largest > folded.large || (op.flops?.(named, attrs, results[0]!) ?? 0) > foldedFlops) return undefined;
     const arrays = operands.map((each) => each && { dtype: each.dtype, shape: each.shape, data: dataOf(each)! });
     const outs = results.map(
       ({ dtype, shape }): KernelArray => ({ dtype, shape, data: newValues(dtype, sizeOf(shape)) }),

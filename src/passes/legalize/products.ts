@@ -21,6 +21,9 @@ const lanes = 32;
 /** Largest axis whose running sum is a product with a constant triangle: 2 MB of constants. */
 const triangleMax = 1024;
 
+/** Slices that a gather may become. Mil §6: more than about 12 branches that meet again take the compiler seconds. */
+const sliceMax = 8;
+
 /** Elements of the constant one-hot matrix that a gather may become. */
 const oneHotMax = 2 ** 20;
 
@@ -88,17 +91,28 @@ export function productRules({ natives }: Target): Rule[] {
         rows.rank === 1 ? rows.reshape([1, extent]).matmul(ones).reshape([extent]) : rows.matmul(ones),
       );
     }),
-    // Constant indices: a product with one-hot rows. The same bits where x is finite, but +0 for -0.
+    // Constant indices: slices, as ANEForge does (ops §2.3), the same bits; many of them a product with one-hot rows, the same bits where x is
+    // finite, but +0 for -0.
     rule(ops.gather, "constant-gather", ({ x, indices }, { axis }, { results }) => {
-      const at = dataOf(indices);
       const extent = x.shape[axis]!;
-      if (at === undefined || x.dtype !== "fp16" || at.length * extent > oneHotMax) return undefined;
-      const hot = newValues("fp16", at.length * extent);
-      for (const [i, index] of (at as Int32Array).entries()) {
-        const row = index < 0 ? index + extent : index;
-        if (row < 0 || row >= extent) return undefined; // the operator's own error
-        hot[i * extent + row] = 1;
+      const at = Array.from(dataOf(indices) ?? [], (index) => (index < 0 ? index + extent : index));
+      const inside = at.every((row) => row >= 0 && row < extent); // else the operator's own error
+      if (at.length === 0 || !inside || x.dtype !== "fp16") return undefined;
+      const starts = [...at.keys()].filter((i) => i === 0 || at[i] !== at[i - 1]! + 1);
+      if (starts.length <= sliceMax) {
+        const parts = starts.map((start, i) => {
+          const count = (starts[i + 1] ?? at.length) - start;
+          const begin = x.shape.map((_, each) => (each === axis ? at[start]! : 0));
+          return x.sliceBySize(
+            begin,
+            x.shape.map((all, each) => (each === axis ? count : all)),
+          );
+        });
+        return parts[0]!.concat(parts.slice(1), axis).reshape(results[0]!.shape);
       }
+      if (at.length * extent > oneHotMax) return undefined;
+      const hot = newValues("fp16", at.length * extent);
+      for (const [i, row] of at.entries()) hot[i * extent + row] = 1;
       const inner = sizeOf(x.shape.slice(axis + 1));
       const rows = x.reshape([sizeOf(x.shape.slice(0, axis)), extent, inner]);
       const matrix = x.constantLike(hot, [1, at.length, extent]);
