@@ -227,7 +227,8 @@ export function operandNames(op: Op): readonly string[] {
   return names;
 }
 
-function labelled(op: Op, flat: readonly (Aval | undefined)[]): Record<string, Aval> {
+/** Operands by name as errors show them; those of a list are numbered. */
+export function labelled(op: Op, flat: readonly (Aval | undefined)[]): Record<string, Aval> {
   const names = operandNames(op);
   const listName = op.inputs[names[0]!]?.variadic ? names[0]! : undefined;
   const labels: Record<string, Aval> = {};

@@ -26,6 +26,7 @@ function legalizePlan({ stages, states }: Plan, chip: Chip, dialect: Dialect): P
       const legal = legalize(program, chip, dialect);
       verifyProgram(legal);
       expect(checkChip(legal, chip)).toEqual([]);
+      expect(legalize(legal, chip, dialect).instructions).toHaveLength(legal.instructions.length);
       expect(legal.inputs.map(({ name }) => name)).toEqual(program.inputs.map(({ name }) => name));
       expect(legal.outputs.map(({ name }) => name)).toEqual(program.outputs.map(({ name }) => name));
       const inputs = new Map(legal.inputs.map(({ name }) => [buffers.get(name)!, name]));

@@ -54,7 +54,7 @@ describe("outputs and inputs", () => {
     const x = input([2, 3], { name: "x" });
     const program = programOf({ a: constant([[-1, 0, 2.5]]), b: x.relu(), c: constant([0]).reshape([]) });
     const feeds = feedsOf(program);
-    for (const value of [0, -0, 65504, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY]) {
+    for (const value of [0, -0, 65504, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY, Number.NaN]) {
       feeds.get("x")![0] = value;
       expect(await run(legalize(program, chips.h13), feeds)).toEqual(await run(program, feeds));
     }
@@ -78,7 +78,7 @@ describe("outputs and inputs", () => {
     const read = new Set(legal.instructions.flatMap(({ inputs }) => inputs));
     expect(legal.inputs.every(({ value }) => read.has(value))).toBe(true);
     const feeds = feedsOf(program);
-    for (const value of [0, 65504, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY]) {
+    for (const value of [0, 65504, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY, Number.NaN]) {
       feeds.set("unused", [value]);
       expect(await run(legal, feeds)).toEqual(await run(program, feeds));
     }
@@ -123,6 +123,13 @@ describe("refusals", () => {
     );
     expect(refuse(x("int32").equal(2).cast("fp16"))).toThrow(/int32 ports .*feed one-hot rows in fp16/);
     expect(refuse(x("bool").select(constant([1]), 0))).toThrow(/bool ports; use fp16 with 0 and 1/);
+  });
+
+  it("name what the user wrote where a rule's operators do not fit", () => {
+    const y = input([1, 2, 200, 200], { name: "x" }).conv(parameter(0, [3, 2, 3, 3]), { pad: 1 });
+    expect(() => legalize(programOf({ y }), chips.h13)).toThrow(
+      /^compile: conv, rewritten with reshape, on h13: fp16\[1, 1, 2, 40000\]: extent 40000 of axis 3 exceeds 16384 \(and \d+ more\): x is fp16\[1, 2, 200, 200\], weight is fp16\[3, 2, 3, 3\]; split the axis$/,
+    );
   });
 
   it("name extents, and never end in a rule that matches itself", () => {
@@ -186,6 +193,7 @@ describe("random graphs", () => {
         const legal = legalize(program, chip, dialect);
         verifyProgram(legal);
         expect(checkChip(legal, chip)).toEqual([]);
+        expect(operators(legalize(legal, chip, dialect))).toEqual(operators(legal));
         const actual = await run(legal, feeds);
         compared++;
         for (const [name, values] of expected)

@@ -1,6 +1,7 @@
 // Legalization: a program in the operators, shapes and operands that a chip takes. Rules are in legalize/, each with what it does to the bits.
 
 import type { Chip } from "../chips/index.ts";
+import { topologicalOrder } from "../ir/node.ts";
 import { lowerGraph, type Program } from "../ir/program.ts";
 import { constantRules } from "./legalize/constants.ts";
 import { type Dialect, defaultDialect, type Target } from "./legalize/dialect.ts";
@@ -42,6 +43,10 @@ export function legalize(program: Program, chip: Chip, { natives }: Dialect = de
   ]);
   const { inputs, outputs } = finishPorts(replay(program, rewriter), target, rewriter);
   const legal = lowerGraph(program.name, outputs, inputs);
-  requireSupport(legal, chip);
+  requireSupport(legal, chip, (at) => {
+    // Instructions stand in the order in which lowerGraph walks the graph.
+    const nodes = topologicalOrder(outputs.values()).filter(({ kind }) => kind === "op");
+    return nodes[at] && rewriter.origin(nodes[at]);
+  });
   return legal;
 }

@@ -95,6 +95,9 @@ export class Rewriter {
   readonly #rules = new Map<Op, Rule[]>();
   readonly #done = new Set<Node>();
   readonly #known = new Map<string, Tensor[]>();
+  /** What a node stands in place of. */
+  readonly #origins = new Map<Node, Use>();
+  #origin: Use | undefined;
 
   constructor(rules: readonly Rule[]) {
     for (const op of Object.values<Op>(ops))
@@ -118,7 +121,15 @@ export class Rewriter {
 
   /** The results of one use. */
   use(use: Use): readonly Tensor[] {
-    return this.#use(use, 0, "");
+    this.#origin = use;
+    const made = this.#use(use, 0, "");
+    this.#origin = undefined;
+    return made;
+  }
+
+  /** The use of an operator that rules replaced with this node and others. */
+  origin(node: Node): Use | undefined {
+    return this.#origins.get(node);
   }
 
   /** A graph built on rewritten tensors, rewritten. */
@@ -147,6 +158,7 @@ export class Rewriter {
     const tensors = results.map((_, index) => new Tensor(made, index));
     this.#done.add(made);
     this.#known.set(key, tensors);
+    if (depth > 0 && this.#origin !== undefined) this.#origins.set(made, this.#origin);
     return tensors;
   }
 

@@ -5,7 +5,7 @@ import type { DType } from "../core/dtype.ts";
 import { formatAval, UnsupportedError } from "../core/errors.ts";
 import { type Aval, type Shape, sizeOf } from "../core/shape.ts";
 import { type Instruction, instructionOperands, type Program } from "../ir/program.ts";
-import { type Op, operandNames } from "../ops/define.ts";
+import { labelled, type Op, operandNames } from "../ops/define.ts";
 import { ops } from "../ops/index.ts";
 
 /** Something that keeps a program from a chip. */
@@ -54,28 +54,32 @@ export function checkChip(program: Program, chip: Chip): Problem[] {
   return problems;
 }
 
-/** @throws {UnsupportedError} naming the first problem: operator, shapes, limit and remedy. */
-export function requireSupport(program: Program, chip: Chip): void {
+/** What a rewritten instruction stands in place of. */
+interface Origin {
+  readonly op: Op;
+  readonly operands: readonly ({ readonly aval: Aval } | undefined)[];
+}
+
+/**
+ * @param originOf what instruction `at` stands in place of, where a pass made it: the error names that, too.
+ * @throws {UnsupportedError} naming the first problem: operator, shapes, limit and remedy.
+ */
+export function requireSupport(program: Program, chip: Chip, originOf?: (at: number) => Origin | undefined): void {
   const problems = checkChip(program, chip);
   const [first] = problems;
   if (first === undefined) return;
   const more = problems.length === 1 ? "" : ` (and ${problems.length - 1} more)`;
   const [what, ...remedy] = first.reason.split("; ");
   const instruction = first.instruction === undefined ? undefined : program.instructions[first.instruction]!;
-  throw new UnsupportedError("compile", `${first.where} on ${chip.name}: ${what}${more}`, {
+  const origin = first.instruction === undefined ? undefined : originOf?.(first.instruction);
+  const op = origin?.op ?? instruction?.op;
+  const operands = origin?.operands.map((each) => each?.aval) ?? instruction?.inputs.map((at) => program.values[at]);
+  const where = origin === undefined ? first.where : `${origin.op.name}, rewritten with ${first.where},`;
+  throw new UnsupportedError("compile", `${where} on ${chip.name}: ${what}${more}`, {
     chip: chip.name,
     ...(remedy.length > 0 && { remedy: remedy.join("; ") }),
-    ...(instruction !== undefined && { op: instruction.op.name, inputs: operandAvals(instruction, program) }),
+    ...(op !== undefined && { op: op.name, inputs: labelled(op, operands!) }),
   });
-}
-
-/** Operands by name, as errors show them. */
-function operandAvals({ op, inputs }: Instruction, { values }: Program): Record<string, Aval> {
-  const names = operandNames(op);
-  const list = op.inputs[names[0]!].variadic === true;
-  return Object.fromEntries(
-    inputs.flatMap((value, i) => (value < 0 ? [] : [[list ? `${names[0]}[${i}]` : names[i]!, values[value]!]])),
-  );
 }
 
 /** Inputs that nothing but transposes read: another extent limit holds for them. */

@@ -57,6 +57,8 @@ const fold: Rule = {
     const limit = Math.min(Math.max(folded.small, 2 * largest), folded.large);
     const named = operandsByName(op, operands);
     if (op.canFail === true || results.some(({ shape }) => sizeOf(shape) > limit)) return undefined;
+    // Bools live between a comparison and its select: no sheet has one that is constant.
+    if (results.some(({ dtype }) => dtype === "bool")) return undefined;
     if (largest > folded.large || (op.flops?.(named, attrs, results[0]!) ?? 0) > foldedFlops) return undefined;
     const arrays = operands.map((each) => each && { dtype: each.dtype, shape: each.shape, data: dataOf(each)! });
     const outs = results.map(

@@ -13,7 +13,7 @@ export function barrier(x: Tensor): Tensor {
 }
 
 /** True as 1, false as 0. */
-function asNumber(x: Tensor): Tensor {
+export function asNumber(x: Tensor): Tensor {
   return x.select(x.constantLike(1, [], "fp16"), x.constantLike(0, [], "fp16"));
 }
 

@@ -1,22 +1,21 @@
 // What a program's ports need at its end: outputs with operators of their own, outputs that depend on an input, inputs that are read.
 
 import { float16Max } from "../../core/float16.ts";
-import { sizeOf } from "../../core/shape.ts";
 import { type Node, topologicalOrder } from "../../ir/node.ts";
 import { ops } from "../../ops/index.ts";
 import type { Tensor } from "../../tensor.ts";
 import { applyOp, type Ports, type Rewriter } from "../rewrite.ts";
 import type { Target } from "./dialect.ts";
+import { asNumber } from "./functions.ts";
 
-/** The first element as [1]. */
-function firstElement(x: Tensor): Tensor {
+/** 0 or 1 as [1], whatever x holds, NaN included: whether its first element is positive. */
+function trace(x: Tensor): Tensor {
   const ones = x.shape.map(() => 1);
-  return x
-    .sliceBySize(
-      ones.map(() => 0),
-      ones,
-    )
-    .reshape([1]);
+  const first = x.sliceBySize(
+    ones.map(() => 0),
+    ones,
+  );
+  return asNumber(first.reshape([1]).greater(0));
 }
 
 /** Nodes that a run computes from some input. */
@@ -30,29 +29,35 @@ function dependents(outputs: Iterable<Tensor>): { order: Node[]; dependent: Set<
   return { order, dependent };
 }
 
+const smallest = (tensors: readonly Tensor[]): Tensor | undefined =>
+  tensors.reduce<Tensor | undefined>((a, b) => (a === undefined || b.size < a.size ? b : a), undefined);
+
 /** Outputs as the chip's compiler wants them, see `nativeForms`. */
 export function finishPorts({ inputs, outputs }: Ports, { natives }: Target, rewriter: Rewriter): Ports {
   const finished = new Map(outputs);
   const feeds = [...inputs.values()].filter(({ dtype }) => dtype === "fp16");
   const { order, dependent } = dependents(outputs.values());
-  const [anchor] = feeds;
+  const computed = [...outputs.values()].filter(({ node, dtype }) => dtype === "fp16" && dependent.has(node));
+  // Another output rather than an input: a further reader of an input could keep its state from being replaced in place.
+  const anchor = smallest(computed) ?? feeds[0];
   if (!natives.constantOutputs && anchor !== undefined) {
-    // max(min(x, c), c) is c whatever x is, but for NaN, which the chip takes for infinity.
+    // max(min(x, c), c) is c whatever x is.
     for (const [name, value] of finished) {
       if (value.dtype === "fp16" && !dependent.has(value.node))
-        finished.set(name, firstElement(anchor).minimum(value).maximum(value));
+        finished.set(name, trace(anchor).minimum(value).maximum(value));
     }
   }
   const unread = natives.unreadInputs ? [] : unreadInputs(feeds, order, finished);
-  if (unread.length > 0) {
-    const floats = [...finished].filter(([, { dtype }]) => dtype === "fp16");
-    const [carrier] = floats.sort(([, a], [, b]) => sizeOf(a.shape) - sizeOf(b.shape));
-    // max(y, min(x, -65504)) is y, but for y of minus infinity.
+  const floats = [...finished.values()].filter(({ dtype }) => dtype === "fp16");
+  const carrier = smallest(floats);
+  if (unread.length > 0 && carrier !== undefined) {
+    // max(y, min(x, -65504)) is y for x of 0 and above, but for y of minus infinity.
     const least = unread
-      .map(firstElement)
-      .reduce((a, b) => a.minimum(b))
+      .map(trace)
+      .reduce((a, b) => a.add(b))
       .minimum(-float16Max);
-    if (carrier !== undefined) finished.set(carrier[0], carrier[1].maximum(least));
+    const [name] = [...finished].find(([, value]) => value === carrier)!;
+    finished.set(name, carrier.maximum(least));
   }
   const results = rewriter.graph([...finished.values()]);
   // Copies are the last thing: rules would take them away again.
