@@ -1,6 +1,6 @@
 // Plans: stages (programs) over named buffers, functional state, and the verifier that decides how state is replaced.
 
-import { ConfigError, formatAval, ShapeError } from "../core/errors.ts";
+import { ConfigError, formatAval, invariant, ShapeError } from "../core/errors.ts";
 import { type Aval, sameAval } from "../core/shape.ts";
 import {
   avalOf,
@@ -120,10 +120,15 @@ export function mayOverwrite(program: Program, pairs: readonly Overwrite[]): boo
  */
 export function notOverwritable(program: Program, inPlace: ReadonlyMap<string, string | null>): string[] {
   const numberOf = new Map([...program.inputs, ...program.outputs].map(({ name, value }) => [name, value]));
+  const number = (name: string) => {
+    const value = numberOf.get(name);
+    invariant(value !== undefined, () => `there is no port ${name}`);
+    return value;
+  };
   const names = [...inPlace.keys()];
   const pairs = names.map((output) => {
     const input = inPlace.get(output);
-    return { input: input == null ? -1 : numberOf.get(input)!, output: numberOf.get(output)! };
+    return { input: input == null ? -1 : number(input), output: number(output) };
   });
   const allowed = mayOverwrite(program, pairs);
   return names.filter((_, i) => !allowed[i]);

@@ -99,7 +99,8 @@ describe("time", () => {
   it("takes less than 100 ms to legalize a step of 1748 instructions", () => {
     const { program } = gptSteps("gpt2")[0]!.stages[0]!;
     expect(program.instructions.length).toBeGreaterThan(1700);
-    const times = Array.from({ length: 3 }, () => {
+    // The shortest of several: others may be using the machine.
+    const times = Array.from({ length: 8 }, () => {
       const started = performance.now();
       legalize(program, chips.h13);
       return performance.now() - started;

@@ -21,7 +21,8 @@ export { type Dialect, defaultDialect, type NativeForm, nativeForms, nativesOf }
  * The same program in operators, shapes and operands that the chip takes.
  *
  * Ports keep names, dtypes and order; where one was a scalar its shape is [1], which is the same bytes. Every output has an instruction of its own.
- * Instructions that no output depends on are dropped; inputs that nothing reads stay ports.
+ * Instructions that no output depends on are dropped. Inputs that nothing reads stay ports, and unless the dialect says otherwise an output takes up
+ * one element of them without effect. Tensors have at most five axes from the start (core/shape.ts), so no rule has to lower a rank.
  *
  * Numbers stay what they are: an epsilon below fp16's smallest normal number is kept as the subnormal that it is (or the 0 that it has become in
  * fp16), as in the simulator; the chip keeps subnormals in elementwise operators (probes), what its norms do with them nobody measured.

@@ -132,9 +132,12 @@ export class Rewriter {
     return this.#origins.get(node);
   }
 
-  /** A graph built on rewritten tensors, rewritten. */
-  graph(results: readonly (Tensor | undefined)[]): readonly Tensor[] {
-    return this.#graph(results, 0, "");
+  /** A graph built on rewritten tensors, rewritten; `origin` is what it stands in place of. */
+  graph(results: readonly (Tensor | undefined)[], origin?: Use): readonly Tensor[] {
+    this.#origin = origin;
+    const made = this.#graph(results, 0, "");
+    this.#origin = undefined;
+    return made;
   }
 
   #use(use: Use, depth: number, by: string, node?: OpNode): readonly Tensor[] {
@@ -150,14 +153,14 @@ export class Rewriter {
       }
       return this.#graph(made, depth + 1, each.name);
     }
-    const key = keyOf(use);
-    const known = depth === 0 ? undefined : this.#known.get(key);
+    const key = depth === 0 ? undefined : keyOf(use);
+    const known = key === undefined ? undefined : this.#known.get(key);
     if (known !== undefined) return known;
     const { op, operands: inputs, attrs, results } = use;
     const made = node ?? makeNode<OpNode>({ kind: "op", op, inputs, attrs, results });
     const tensors = results.map((_, index) => new Tensor(made, index));
     this.#done.add(made);
-    this.#known.set(key, tensors);
+    if (key !== undefined) this.#known.set(key, tensors);
     if (depth > 0 && this.#origin !== undefined) this.#origins.set(made, this.#origin);
     return tensors;
   }
@@ -235,9 +238,8 @@ export function replay(program: Program, rewriter: Rewriter): Ports {
     const results = instruction.results.map((value) => values[value]!);
     const used = instruction.results.map((value) => read.has(value));
     const scalar = touchesScalars(instruction, values, operands);
-    const made = scalar
-      ? rewriter.graph(withVectors({ op, operands, attrs, results: results.map(withoutScalars), used }))
-      : rewriter.use({ op, operands, attrs, results, used });
+    const use = { op, operands, attrs, results: scalar ? results.map(withoutScalars) : results, used };
+    const made = scalar ? rewriter.graph(withVectors(use), use) : rewriter.use(use);
     for (const [i, value] of instruction.results.entries()) if (used[i]) tensors[value] = made[i]!;
   }
   return { inputs, outputs: new Map(program.outputs.map(({ name, value }) => [name, tensors[value]!])) };

@@ -12,7 +12,7 @@ const fullEnough = 0.75;
  * Cuts a program whose constants exceed `maxConstantBytes` into programs that run one after the other; values that cross get ports named `link…`,
  * which the caller connects by their names. Order and results are unchanged. A program that needs no cut comes back as it is.
  *
- * Only fp16 values get ports: bools and int32 are computed again in every segment that reads them. An input is a port of every segment that reads it,
+ * Only floats get ports: bools and int32 are computed again in every segment that reads them (constants that they need come on top). An input is a port of every segment that reads it,
  * an output of the one that computes it. So an output of an earlier segment is stored before a later one runs: it may replace an input in place only
  * if no later segment reads that input (see `mayOverwrite`), and a run that fails in between has then replaced it.
  * @throws {UnsupportedError} where the constants of one instruction alone exceed it.

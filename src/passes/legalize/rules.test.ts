@@ -242,6 +242,10 @@ describe("norms and softmax", () => {
     expect(operators(legal(y()))).toEqual(["layer_norm"]);
     const made = await compare(y(), h13, without("layerNorm"), { within: 2 ** -8 });
     expect(made).not.toContain("layer_norm");
+    // A mean far above the deviations.
+    const far = () => x(4, 64).add(900).layerNorm();
+    await compare(far(), h13, without("layerNorm"), { within: 2 ** -8 });
+    await compare(x(4, 64).layerNorm({ epsilon: 1e-7 }), h13, without("layerNorm"), { scale: 1e-4, within: 2 ** -8 });
   });
 
   it("gain and bias stand outside from 1024 elements on H13 and H14, from 10240 later", async () => {
