@@ -3,6 +3,7 @@
 import { sizeOf } from "../../src/core/shape.ts";
 import { input, parameter, type Tensor } from "../../src/index.ts";
 import { buildPlan, type Plan } from "../../src/ir/plan.ts";
+import type { Program } from "../../src/ir/program.ts";
 import { Gpt } from "../../src/models/index.ts";
 import { crossEntropy, groupNorm, Linear, Scope } from "../../src/nn/index.ts";
 import { adamw } from "../../src/optim/index.ts";
@@ -24,7 +25,7 @@ function stepOf(task: Task, precision: "fp16" | "mixed", accumulation: number): 
     policy: precisionPolicy(precision),
     clipNorm: 1,
     accumulation,
-    narrowOnly: true,
+    hostStages: true,
   });
   return [apply, accumulate].flatMap((graph) =>
     graph === undefined
@@ -50,11 +51,16 @@ export function gptSteps(
   );
 }
 
+/** The program of a plan that the chip runs. */
+export function chipProgram({ stages }: Plan): Program {
+  return stages.find(({ on }) => on === undefined)!.program;
+}
+
 /** Feeds of a first step: initial state, random one-hot rows, the optimizer's scalars. */
-export function stepFeeds({ stages, states }: Plan, momentScale = 1024): Map<string, number[]> {
-  const { program } = stages[0]!;
+export function stepFeeds(plan: Plan, momentScale = 1024): Map<string, number[]> {
+  const program = chipProgram(plan);
   const random = makeRandom(5);
-  const initial = new Map(states.map(({ buffer, parameter: { initial: from } }) => [buffer, from]));
+  const initial = new Map(plan.states.map(({ buffer, parameter: { initial: from } }) => [buffer, from]));
   const lossScale = 128;
   const scalars = Object.entries(adamw({ learningRate: 1e-3 }).scalars(0, 1e-3, momentScale));
   const fixed: Record<string, number> = {
