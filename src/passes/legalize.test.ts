@@ -173,8 +173,8 @@ describe("random graphs", () => {
   );
   const seeds = Array.from({ length: 60 }, (_, i) => i + 1);
   const targets = [
-    [chips.h13, dialectOf(false, { concat: true })],
-    [chips.h17s, dialectOf(false, { concat: true })],
+    [chips.h13, dialectOf(false, { concat: true, selectBroadcast: true })],
+    [chips.h17s, dialectOf(false, { concat: true, selectBroadcast: true })],
     [chips.h14, dialectOf(true)],
   ] as const;
 

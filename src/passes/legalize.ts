@@ -11,6 +11,7 @@ import { normRules } from "./legalize/norms.ts";
 import { finishPorts } from "./legalize/ports.ts";
 import { productRules } from "./legalize/products.ts";
 import { rankRules } from "./legalize/ranks.ts";
+import { selectRules } from "./legalize/select.ts";
 import { sliceRules } from "./legalize/slices.ts";
 import { Rewriter, replay } from "./rewrite.ts";
 import { requireSupport } from "./support.ts";
@@ -36,6 +37,7 @@ export function legalize(program: Program, chip: Chip, { natives }: Dialect = de
   const rewriter = new Rewriter([
     ...constantRules,
     ...functionRules(target),
+    ...selectRules(target),
     ...normRules(target),
     ...productRules(target),
     ...sliceRules(target),

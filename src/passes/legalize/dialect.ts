@@ -49,6 +49,11 @@ export const nativeForms = {
     source: "ops §4: listed as compiler-internal on every chip, yet compiles in the sweep on M5",
     byDefault: true,
   },
+  selectBroadcast: {
+    doc: "select between operands of different shapes; else all are brought to one shape by minimum and maximum",
+    source: "MIL defines it (coremltools); ANEForge selects among whole tensors only, no sheet shows another",
+    byDefault: true,
+  },
   boolCast: {
     doc: "cast between bool and fp16; else select and not_equal",
     source: "mil §1 and §5: no cast on M1 and M2; ops §4: on all chips; ops §4 sweep: fails alone on M5",

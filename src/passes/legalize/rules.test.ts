@@ -236,6 +236,37 @@ describe("functions", () => {
   });
 });
 
+describe("selection among different shapes", () => {
+  const forms = without("selectBroadcast");
+  const cases: Record<string, () => Tensor> = {
+    "a flag": () => x(1).greater(0).select(x(3, 4), x(3, 4)),
+    "a flag and a row": () => x(1).greater(0).select(x(3, 4), x(4)),
+    numbers: () => x(3, 4).greater(0).select(1, x(1)),
+    "two numbers": () => x(3, 4).greater(x(3, 1)).cast("fp16").mul(x(3, 4)),
+    "nothing of the whole shape": () => x(3, 1).greater(x(3, 1)).select(x(4), x(1, 4)),
+    "a mask": () =>
+      x(3, 1, 2)
+        .greater(0)
+        .logicalNot()
+        .select(x(3, 4, 2), 0),
+  };
+  it.each(Object.entries(cases))("brings all to one shape: %s", async (_name, build) => {
+    for (const chip of [h13, h17s]) {
+      await compare(build(), chip, dialectOf(true, { selectBroadcast: false, boolCast: false }));
+      const { instructions, values } = legal(build(), chip, forms);
+      for (const { op, inputs } of instructions) {
+        if (op.name !== "select") continue;
+        expect(new Set(inputs.map((value) => String(values[value]!.shape))).size).toBe(1);
+      }
+    }
+  });
+
+  it("leaves equal shapes, and all where that is native", () => {
+    expect(operators(legal(x(3).greater(0).select(x(3), x(3)), h13, forms))).toEqual(["greater", "select"]);
+    expect(operators(legal(x(1).greater(0).select(x(3), 0)))).toEqual(["greater", "select"]);
+  });
+});
+
 describe("norms and softmax", () => {
   it("layer_norm by its parts", async () => {
     const y = () => x(4, 33).layerNorm({ gamma: constant(numbers(33)), beta: constant(numbers(33)) });
