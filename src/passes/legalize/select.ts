@@ -1,7 +1,7 @@
 // Selection between operands of different shapes, for compilers that take only equal ones.
 
 import { newValues } from "../../core/dtype.ts";
-import { type Shape, sameShape } from "../../core/shape.ts";
+import { type Shape, sameShape, sizeOf } from "../../core/shape.ts";
 import { ops } from "../../ops/index.ts";
 import type { Tensor } from "../../tensor.ts";
 import { producer, type Rule, rule } from "../rewrite.ts";
@@ -26,9 +26,12 @@ function wholeFloat(shape: Shape, tensors: readonly (Tensor | undefined)[]): Ten
   );
 }
 
+/** Constants of up to this many elements are written out. */
+const writtenOut = 4096;
+
 export function selectRules({ natives }: Target): Rule[] {
   return [
-    // The same bits where no operand holds NaN, but for -0 where no operand has the whole shape.
+    // The same bits where no operand holds NaN.
     rule(ops.select, "select-broadcast", ({ cond, a, b }, _attrs, { results }) => {
       const { shape } = results[0]!;
       const equal = [cond, a, b].every((each) => sameShape(each.shape, shape));
@@ -36,9 +39,9 @@ export function selectRules({ natives }: Target): Rule[] {
       const like = wholeFloat(shape, [a, b, ...((producer(cond)?.inputs ?? []) as readonly (Tensor | undefined)[])]);
       const whole = (t: Tensor): Tensor => {
         if (sameShape(t.shape, shape)) return t;
-        if (like !== undefined) return spreadOver(t, like);
-        // Nothing to take the shape from but zeros: -0 becomes +0.
-        return t.add(t.filled(0, shape));
+        // Small constants are written out, and so is what has nothing to take the shape from: a product with ones.
+        const small = t.node.kind === "constant" && sizeOf(shape) <= writtenOut;
+        return like === undefined || small ? t.mul(t.filled(1, shape)) : spreadOver(t, like);
       };
       const full = sameShape(cond.shape, shape) ? cond : whole(numberOf(cond)).greater(0.5);
       return full.select(whole(a), whole(b));
