@@ -63,7 +63,7 @@ export interface PlanSpec {
 }
 
 /** An input and the output that would be stored into its buffer. */
-export interface Overwrite {
+interface Overwrite {
   /** -1 where the program does not read the old value. */
   readonly input: number;
   readonly output: number;
@@ -75,7 +75,7 @@ export interface Overwrite {
  * at run time count as readers, so that a run that throws has stored nothing. An engine that lets an operator's result be a view of its operand
  * must keep this order for the readers of the view.
  */
-export function mayOverwrite(program: Program, pairs: readonly Overwrite[]): boolean[] {
+function mayOverwrite(program: Program, pairs: readonly Overwrite[]): boolean[] {
   const producerOf = new Map<number, number>();
   const readersOf = new Map<number, number[]>();
   const failing: number[] = [];

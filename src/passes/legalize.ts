@@ -28,7 +28,7 @@ export { type Dialect, defaultDialect, type NativeForm, nativeForms, nativesOf }
  * Numbers stay what they are: an epsilon below fp16's smallest normal number is kept as the subnormal that it is (or the 0 that it has become in
  * fp16), as in the simulator; the chip keeps subnormals in elementwise operators (probes), what its norms do with them nobody measured.
  *
- * What changed data dependences must be asked again: `mayOverwrite` on the result says which outputs may still be stored into their inputs' buffers.
+ * What changed data dependences must be asked again: `notOverwritable` on the result says which outputs may still be stored into their inputs' buffers.
  * @throws {UnsupportedError} naming operator, shapes, limit and remedy where there is no equivalent.
  */
 export function legalize(program: Program, chip: Chip, { natives }: Dialect = defaultDialect): Program {

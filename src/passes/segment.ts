@@ -14,7 +14,7 @@ const fullEnough = 0.75;
  *
  * Only floats get ports: bools and int32 are computed again in every segment that reads them (constants that they need come on top). An input is a port of every segment that reads it,
  * an output of the one that computes it. So an output of an earlier segment is stored before a later one runs: it may replace an input in place only
- * if no later segment reads that input (see `mayOverwrite`), and a run that fails in between has then replaced it.
+ * if no later segment reads that input (see `notOverwritable`), and a run that fails in between has then replaced it.
  * @throws {UnsupportedError} where the constants of one instruction alone exceed it.
  */
 export function segment(program: Program, maxConstantBytes: number): readonly Program[] {

@@ -1,13 +1,14 @@
 // Inspection of MIL text: what the syntax tree says of any program, and more where the operators' records accept it.
 
 import type { Chip } from "../../chips/index.ts";
-import { AnekitError } from "../../core/errors.ts";
+import { AnekitError, UnsupportedError } from "../../core/errors.ts";
 import { bytesOf, countOperators } from "../../engines/report.ts";
 import { instructionOperands, type Program } from "../../ir/program.ts";
 import type { MilFunction, MilType, MilValue } from "../../mil/ast.ts";
 import { blobDTypes } from "../../mil/blob.ts";
 import { parseMil } from "../../mil/parser.ts";
 import { readFunction } from "../../mil/reader.ts";
+import { legalize } from "../../passes/legalize.ts";
 import { checkChip, type Problem } from "../../passes/support.ts";
 import { readMilText, weightsBeside } from "../files.ts";
 import { colors, fields, formatBytes, formatCount, plural, table } from "../output.ts";
@@ -80,7 +81,7 @@ function describe(source: MilFunction, path: string, chip: Chip | undefined): In
   }
   const constantBytes = program?.constants.reduce((sum, { value }) => sum + bytesOf(program.values[value]!), 0);
   const multiplyAdds = program && multiplyAddsOf(program);
-  const problems = program && chip && checkChip(program, chip);
+  const problems = program && chip && problemsOn(chip, program);
 
   const width = Math.max(...[...inputs, ...outputs].map((port) => port.name.length));
   const portLines = (list: readonly Port[]) =>
@@ -121,6 +122,20 @@ function describe(source: MilFunction, path: string, chip: Chip | undefined): In
     },
     text: fields(entries) + support,
   };
+}
+
+/** What keeps a program from a chip after all that can be rewritten for it was. */
+function problemsOn(chip: Chip, program: Program): Problem[] {
+  try {
+    legalize(program, chip);
+    return [];
+  } catch (error) {
+    if (!(error instanceof UnsupportedError)) throw error;
+    const problems = checkChip(program, chip);
+    return problems.length > 0
+      ? problems
+      : [{ instruction: undefined, where: error.op ?? "program", reason: error.message }];
+  }
 }
 
 const orNone = (lines: string[]) => (lines.length === 0 ? ["none"] : lines);

@@ -3,7 +3,7 @@
 import { rmSync } from "node:fs";
 import { DisposedError, formatAval, invariant } from "../../core/errors.ts";
 import { type Aval, sizeOf } from "../../core/shape.ts";
-import { mayOverwrite } from "../../ir/plan.ts";
+import { notOverwritable } from "../../ir/plan.ts";
 import type { Program } from "../../ir/program.ts";
 import type { Binding, Buffer, Executable, ExecutableReport, LoadOptions } from "../engine.ts";
 import { bytesOf, flopsOf } from "../report.ts";
@@ -235,17 +235,14 @@ export class AneExecutable implements Executable, Tenant {
 function aliasable(units: readonly Unit[], inPlace: ReadonlyMap<string, string | null>): Set<string> {
   const allowed = new Set<string>();
   for (const [at, { program }] of units.entries()) {
-    const outputs = program.outputs.filter(({ name }) => inPlace.has(name));
-    const pairs = outputs.map(({ name, value }) => {
-      const input = program.inputs.find((port) => port.name === inPlace.get(name));
-      return { input: input?.value ?? -1, output: value };
-    });
-    const verdicts = mayOverwrite(program, pairs);
-    for (const [i, { name }] of outputs.entries()) {
+    const reads = (input: string | null, unit: Unit) => unit.program.inputs.some(({ name }) => name === input);
+    const own = program.outputs.flatMap(({ name }) => {
       const replaced = inPlace.get(name);
-      const later = units.slice(at + 1).some((unit) => unit.program.inputs.some((port) => port.name === replaced));
-      if (verdicts[i] && !later) allowed.add(name);
-    }
+      const later = replaced !== undefined && units.slice(at + 1).some((unit) => reads(replaced, unit));
+      return replaced === undefined || later ? [] : [[name, reads(replaced, units[at]!) ? replaced : null] as const];
+    });
+    const refused = new Set(notOverwritable(program, new Map(own)));
+    for (const [name] of own) if (!refused.has(name)) allowed.add(name);
   }
   return allowed;
 }

@@ -10,14 +10,14 @@ import { buildPlan, type Plan } from "../../ir/plan.ts";
 import type { Program } from "../../ir/program.ts";
 import { milFiles } from "../../mil/writer.ts";
 import { type Dialect, legalize, type NativeForm, nativeForms, nativesOf } from "../../passes/legalize.ts";
-import { constant, input, parameter, type Tensor } from "../../tensor.ts";
+import { constant, input, parameter, type Tensor, where } from "../../tensor.ts";
 import { processArguments } from "../os/entry.ts";
 import { bytesOf } from "../report.ts";
 import type { Finding, Outcome, ProbeResult } from "./capabilities.ts";
 import type { ProbeAnswer, ProbeRequest } from "./probe-process.ts";
 
 /** Raised whenever the probe's programs or their judgement change: kept results of another revision are not used. */
-export const probeRevision = 1;
+export const probeRevision = 2;
 
 /** Runs a program on the simulator: values of the outputs by name. */
 export type Simulate = (
@@ -69,6 +69,9 @@ const formCases = {
   }),
   stridedSlice: () => ({
     outputs: { z: fed("x", 32, 48).sliceByIndex([0, 0], [32, 48], { stride: [2, 3] }) },
+  }),
+  selectBroadcast: () => ({
+    outputs: { z: where(fed("x", 32, 48).greater(0), fed("y", 1, 48), fed("flag", 1)) },
   }),
   boolCast: () => ({
     outputs: {
