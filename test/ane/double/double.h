@@ -41,7 +41,7 @@ typedef struct Call {
   struct Call *next;
 } Call;
 
-enum { NEEDS_POOL = 1 };
+enum { NEEDS_POOL = 1, CONTINUES = 2 }; // CONTINUES a call that may not have returned yet
 
 bool enter(Call *call, int flags, const void *const *arguments, int count);
 void leave(Call *call);
@@ -76,8 +76,8 @@ typedef struct {
   long limit;
   long fail_compiles;
   long poison_ms;
-  long slow_compile_ms;
-  bool zeros, hang_compile, hang_execute, no_compute, strict_threads, aborts;
+  long slow_compile_ms, slow_execute_ms;
+  bool zeros, hang_compile, hang_execute, no_compute, strict_threads, strict_order, aborts;
   char crash[32], crash_op[512], refuse_op[512];
 } Settings;
 extern Settings settings;

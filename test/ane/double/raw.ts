@@ -64,6 +64,7 @@ const signatures = {
   async_event_sync_wait: "p",
   async_event_get_last_signaled_value: "pp",
   async_event_set_active_future_value: "pq",
+  error_code_get_string: "q",
 } as const;
 export type Name = keyof typeof signatures;
 
@@ -83,6 +84,7 @@ export class Raw {
   readonly push: () => bigint;
   readonly pop: (pool: bigint) => void;
   readonly #report: (out: Uint8Array, size: number) => number | bigint;
+  readonly #message: (out: Uint8Array, size: number) => void;
   readonly #counts: (out: BigUint64Array) => void;
   readonly resetReport: () => void;
   readonly configure: (text: string) => void;
@@ -93,6 +95,7 @@ export class Raw {
     this.pop = library.func("objc_autoreleasePoolPop", "void", ["uintptr_t"]) as unknown as (pool: bigint) => void;
     this.#report = library.func("espresso_double_report", "uint64_t", ["void *", "uint64_t"]) as never;
     this.#counts = library.func("espresso_double_counts", "void", ["void *"]) as never;
+    this.#message = library.func("espresso_double_last_message", "void", ["void *", "uint64_t"]) as never;
     this.resetReport = library.func("espresso_double_reset_report", "void", []) as never;
     this.configure = library.func("espresso_double_configure", "void", ["str"]) as never;
   }
@@ -146,6 +149,13 @@ export class Raw {
       .decode(out.subarray(0, Math.min(length, out.length - 1)))
       .split("\n")
       .slice(0, -1);
+  }
+
+  /** The last message that went to stderr. */
+  message(): string {
+    const out = new Uint8Array(2048);
+    this.#message(out, out.length);
+    return new TextDecoder().decode(out.subarray(0, out.indexOf(0)));
   }
 
   counts() {

@@ -6,12 +6,12 @@ import { dirname, join } from "node:path";
 import { dtypeBytes, newValues, type ValueArray } from "../../../src/core/dtype.ts";
 import { packFloat16, roundFloat16InPlace, unpackFloat16 } from "../../../src/core/float16.ts";
 import { sizeOf } from "../../../src/core/shape.ts";
-import { instructionOperands, type Port, type Program } from "../../../src/ir/program.ts";
+import { type Instruction, instructionOperands, type Port, type Program } from "../../../src/ir/program.ts";
 import type { MilFile, MilValue } from "../../../src/mil/ast.ts";
 import { parseMil } from "../../../src/mil/parser.ts";
 import { readFunction } from "../../../src/mil/reader.ts";
 import type { KernelArray } from "../../../src/ops/define.ts";
-import { type Chip, compute, inspect, Refusal, readChip, readTarget } from "./quirks.ts";
+import { type Chip, compute, inspect, inspectProgram, Refusal, readChip, readTarget } from "./quirks.ts";
 
 const channel = 3;
 const outcomes = { answered: 0, refused: 1, misuse: 3 } as const;
@@ -137,14 +137,16 @@ function checkBlob(bytes: Buffer, { path, offset, type }: BlobValue): number {
 interface Loaded {
   readonly program: Program;
   readonly chip: Chip;
+  /** By value number; constants are in place. */
+  readonly arrays: readonly KernelArray[];
 }
 
 const loaded = new Map<number, Loaded>();
 let numbers = 0;
 
 function compile(settings: string, path: string, custom: string): { number: number; lines: string[] } {
-  const host = readChip(settings);
-  const target = readTarget(host, custom);
+  const chip = readChip(settings);
+  const lines = readTarget(chip, custom);
   const text = readFileSync(path, "utf8");
   const file = parseMil(text, "model.mil");
   const main = file.functions.find(({ name }) => name === "main");
@@ -163,16 +165,27 @@ function compile(settings: string, path: string, custom: string): { number: numb
     if (!seen.has(`${blob.offset} ${blob.path}`)) weightBytes += size;
     seen.add(`${blob.offset} ${blob.path}`);
   }
-  inspect(target.chip, { text, file, main, weightBytes });
+  inspect(chip, { text, file, main, weightBytes });
   let program: Program;
   try {
     program = readFunction(main, "model.mil", { weights: open });
   } catch (error) {
     throw new Refusal(`InvalidMILProgram: ${(error as Error).message}`);
   }
+  inspectProgram(chip, program);
+  const arrays: KernelArray[] = program.values.map(({ dtype, shape }) => ({
+    dtype,
+    shape,
+    data: newValues(dtype, sizeOf(shape)),
+  }));
+  for (const { value, data } of program.constants) {
+    const array = arrays[value]!;
+    array.data.set(data);
+    if (array.dtype === "fp16") roundFloat16InPlace(array.data as Float32Array);
+  }
   const number = ++numbers;
-  loaded.set(number, { program, chip: host });
-  return { number, lines: target.lines };
+  loaded.set(number, { program, chip, arrays });
+  return { number, lines };
 }
 
 /** The order in which an adversary runs the instructions: what each aliased output needs first, the one that needs least before the others. */
@@ -191,8 +204,8 @@ function schedule(program: Program, aliased: readonly number[], chip: Chip): num
     return found;
   };
   const wanted = aliased.map(needs);
-  if (chip.order === 0) wanted.sort((a, b) => a.size - b.size);
-  else shuffle(wanted, chip.order);
+  if (chip.numbers.order === 0) wanted.sort((a, b) => a.size - b.size);
+  else shuffle(wanted, chip.numbers.order);
   const order: number[] = [];
   const placed = new Set<number>();
   for (const set of [...wanted, new Set(program.instructions.keys())]) {
@@ -237,46 +250,52 @@ function store({ dtype, data }: KernelArray): Uint8Array {
   return new Uint8Array(values.slice().buffer);
 }
 
+/** Operators whose result may be a view of their operand. */
+const views: ReadonlySet<string> = new Set(["reshape", "squeeze", "expand_dims", "identity"]);
+
 /** Runs a program over the bytes of its inputs; `aliases` says which outputs share the buffer of which input. */
 function execute(
-  { program, chip }: Loaded,
+  { program, chip, arrays }: Loaded,
   bytes: Uint8Array,
   aliases: ReadonlyMap<number, readonly number[]>,
 ): Uint8Array[] {
-  const memory: Uint8Array[] = []; // of each input, as the chip sees it
-  let at = 0;
+  let from = 0;
   for (const port of program.inputs) {
-    const size = portBytes(program, port);
-    memory.push(bytes.slice(at, at + size));
-    at += size;
+    load(arrays[port.value]!, bytes.subarray(from));
+    from += portBytes(program, port);
   }
-  const arrays: KernelArray[] = program.values.map(({ dtype, shape }) => ({
-    dtype,
-    shape,
-    data: newValues(dtype, sizeOf(shape)),
-  }));
-  for (const { value, data } of program.constants) {
-    const array = arrays[value]!;
-    array.data.set(data);
-    if (array.dtype === "fp16") roundFloat16InPlace(array.data as Float32Array);
-  }
-  for (const [i, { value }] of program.inputs.entries()) load(arrays[value]!, memory[i]!);
   const outputs: Uint8Array[] = [];
   const portOf = new Map(program.outputs.map(({ value }, index) => [value, index]));
   const aliased = [...aliases.keys()].map((index) => program.outputs[index]!.value);
+  const run = (instruction: Instruction) => {
+    const outs = instruction.results.map((value) => arrays[value]!) as [KernelArray, ...KernelArray[]];
+    compute(
+      chip,
+      instruction,
+      instructionOperands(instruction, (value) => arrays[value]!),
+      outs,
+    );
+  };
+  const done: Instruction[] = [];
   for (const index of schedule(program, aliased, chip)) {
     const instruction = program.instructions[index]!;
-    const outs = instruction.results.map((value) => arrays[value]!) as [KernelArray, ...KernelArray[]];
-    const operands = instructionOperands(instruction, (value) => arrays[value]!);
-    compute(chip, program, instruction, operands, outs);
+    run(instruction);
+    done.push(instruction);
     for (const value of instruction.results) {
       const output = portOf.get(value);
       if (output === undefined) continue;
       outputs[output] = store(arrays[value]!);
-      // What reads the input from here on reads what was just stored.
       for (const input of aliases.get(output) ?? []) {
-        memory[input]!.set(outputs[output].subarray(0, memory[input]!.length));
-        load(arrays[program.inputs[input]!.value]!, memory[input]!);
+        // What reads the input from here on reads what was just stored.
+        const changed = program.inputs[input]!.value;
+        load(arrays[changed]!, outputs[output]);
+        if (chip.numbers.views === 0) continue;
+        const stale = new Set([changed]);
+        for (const view of done) {
+          if (!views.has(view.op.name) || !stale.has(view.inputs[0]!) || portOf.has(view.results[0]!)) continue;
+          run(view);
+          stale.add(view.results[0]!);
+        }
       }
     }
   }

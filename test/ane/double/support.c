@@ -100,7 +100,12 @@ void violation(const char *format, ...) {
   free(line);
 }
 
+static char last_message[2048];
+
 static void write_message(const char *text) {
+  pthread_mutex_lock(&report_lock);
+  snprintf(last_message, sizeof last_message, "%s", text);
+  pthread_mutex_unlock(&report_lock);
   char *line = format_text("E5RT encountered an STL exception. msg = %s.\n", text);
   if (write(2, line, strlen(line)) < 0) {} // nobody to tell
   free(line);
@@ -366,7 +371,7 @@ bool enter(Call *call, int flags, const void *const *arguments, int count) {
   for (Call *other = calls; other != NULL; other = other->next)
     for (int i = 0; i < other->count; i++)
       for (int j = 0; j < call->count; j++)
-        if (other->arguments[i] == call->arguments[j])
+        if ((flags & CONTINUES) == 0 && other->arguments[i] == call->arguments[j])
           snprintf(overlap, sizeof overlap, "%s runs on thread %llu with the same object", other->name, (unsigned long long)other->thread);
   call->next = calls;
   calls = call;
@@ -410,11 +415,13 @@ static void set(const char *key, const char *value) {
   else if (strcmp(key, "fail-compiles") == 0) settings.fail_compiles = atol(value);
   else if (strcmp(key, "poison") == 0) settings.poison_ms = atol(value);
   else if (strcmp(key, "slow-compile") == 0) settings.slow_compile_ms = atol(value);
+  else if (strcmp(key, "slow-execute") == 0) settings.slow_execute_ms = atol(value);
   else if (strcmp(key, "zeros") == 0) settings.zeros = on;
   else if (strcmp(key, "hang-compile") == 0) settings.hang_compile = on;
   else if (strcmp(key, "hang-execute") == 0) settings.hang_execute = on;
   else if (strcmp(key, "compute") == 0) settings.no_compute = strcmp(value, "none") == 0;
   else if (strcmp(key, "threads") == 0) settings.strict_threads = strcmp(value, "strict") == 0;
+  else if (strcmp(key, "order") == 0) settings.strict_order = strcmp(value, "strict") == 0;
   else if (strcmp(key, "abort") == 0) settings.aborts = on;
   else if (strcmp(key, "crash") == 0) snprintf(settings.crash, sizeof settings.crash, "%s", value);
   else if (strcmp(key, "crash-op") == 0) snprintf(settings.crash_op, sizeof settings.crash_op, "%s", value);
@@ -480,6 +487,13 @@ API void espresso_double_counts(uint64_t out[8]) {
                         counts.peak_programs, counts.violations, counts.buffer_bytes, threads_seen};
   memcpy(out, values, sizeof values);
   pthread_mutex_unlock(&lock);
+}
+
+/** Writes the last message that went to stderr, without its frame. */
+API void espresso_double_last_message(char *out, uint64_t size) {
+  pthread_mutex_lock(&report_lock);
+  snprintf(out, size, "%s", last_message);
+  pthread_mutex_unlock(&report_lock);
 }
 
 /** Forgets the violations. Live objects and pools stay. */
