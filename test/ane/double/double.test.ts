@@ -1,7 +1,7 @@
 // Espresso's double refuses every deviation from the documented calls: raw calls into the library, never through anekit's driver.
 
 import { spawn, spawnSync } from "node:child_process";
-import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -825,6 +825,17 @@ describe("configuration", () => {
     expect(violations()).toEqual([]);
   });
 
+  test("by default 128 programs load, and one more does not", () => {
+    raw.configure("compute=none");
+    const all = Array.from({ length: 129 }, () => start().options());
+    const codes = all.map((s) => s.make());
+    for (const s of all.reverse()) s.close(); // pools are popped inside out
+    expect(codes.slice(0, 128)).toEqual(Array(128).fill(0));
+    expect(codes[128]).not.toBe(0);
+    expect(raw.counts()).toMatchObject({ livePrograms: 0, peakPrograms: 128 });
+    expect(violations()).toEqual([]);
+  });
+
   test("fail-compiles and poison: so many compiles fail, and for so long the next ones", async () => {
     raw.configure("fail-compiles=1;poison=150");
     using s = start();
@@ -929,6 +940,27 @@ describe("stores in place", () => {
     expect(s.execute()).toBe(0);
     expect([s.bits("buffer in w")[0], s.bits("buffer out y")[0]]).toEqual([0x4200, two]);
     expect(violations()).toEqual([]);
+  });
+
+  test("happen while their producer reads, element by element", () => {
+    const transposing = (tail: string) => `
+    func main<ios18>(tensor<fp16, [4, 4]> w) {
+        tensor<int32, [2]> p = const()[name = string("p"), val = tensor<int32, [2]>([1, 0])];
+        tensor<fp16, [4, 4]> w2 = ${tail};
+    } -> (w2);`;
+    const result = (tail: string) => {
+      using s = start({ functions: transposing(tail) })
+        .operation()
+        .port("in", "w")
+        .port("out", "w2", "in w")
+        .encode();
+      s.bits("buffer in w").set([...Array(16).keys()].map((i) => 0x3c00 + i));
+      expect(s.execute()).toBe(0);
+      return [...s.bits("buffer in w").slice(0, 16)].map((bits) => bits - 0x3c00);
+    };
+    const right = [...Array(16).keys()].map((i) => (i % 4) * 4 + (i >> 2));
+    expect(result('transpose(perm = p, x = w)[name = string("w2")]')).not.toEqual(right);
+    expect(result('relu(x = w)[name = string("w2")]')).toEqual([...Array(16).keys()]);
   });
 
   test("views=1: a reshape of the input shows what was stored", () => {
@@ -1079,6 +1111,33 @@ describe("processes", () => {
     const first = await Promise.race([ended, new Promise((resolve) => setTimeout(() => resolve("hangs"), 2500))]);
     process_.kill("SIGKILL");
     expect([first, await ended]).toEqual(["hangs", "SIGKILL"]);
+  });
+
+  test("a call in a forked child aborts", () => {
+    const source = join(folder, "fork.c");
+    writeFileSync(
+      source,
+      `#include <dlfcn.h>
+      #include <stdint.h>
+      #include <sys/wait.h>
+      #include <unistd.h>
+      int main(int argc, char **argv) {
+        int64_t (*create)(void **) = (int64_t (*)(void **))dlsym(dlopen(argv[argc - 1], RTLD_NOW), "e5rt_execution_stream_create");
+        void *out = 0;
+        int status = 0;
+        if (fork() == 0) return (int)create(&out);
+        wait(&status);
+        return status & 0x7f;
+      }`,
+    );
+    const program = join(folder, "fork");
+    const compiler = process.env.CC || "cc";
+    expect(spawnSync(compiler, ["-o", program, source, "-ldl"], { encoding: "utf8" })).toMatchObject({ status: 0 });
+    const file = join(folder, "fork.txt");
+    const env = { ...process.env, ...doubleEnvironment("", { report: file }) };
+    expect(spawnSync(program, [path], { env }).status).toBe(6); // SIGABRT
+    const report = readFileSync(file, "utf8");
+    expect(report).toMatch(/violation: e5rt_execution_stream_create: called in a forked child/);
   });
 
   test("a compile needs a megabyte of stack", () => {

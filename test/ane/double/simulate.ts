@@ -267,15 +267,31 @@ function execute(
   const outputs: Uint8Array[] = [];
   const portOf = new Map(program.outputs.map(({ value }, index) => [value, index]));
   const aliased = [...aliases.keys()].map((index) => program.outputs[index]!.value);
+  const sharing = new Map<number, number>(); // an aliased result that overwrites an operand of its own producer, with that operand
   const run = (instruction: Instruction) => {
-    const outs = instruction.results.map((value) => arrays[value]!) as [KernelArray, ...KernelArray[]];
+    const outs = instruction.results.map((value) => {
+      const operand = sharing.get(value);
+      return operand === undefined ? arrays[value]! : { ...arrays[value]!, data: arrays[operand]!.data };
+    }) as [KernelArray, ...KernelArray[]];
     compute(
       chip,
       instruction,
       instructionOperands(instruction, (value) => arrays[value]!),
       outs,
     );
+    for (const [i, value] of instruction.results.entries())
+      if (sharing.has(value)) arrays[value]!.data.set(outs[i]!.data);
   };
+  for (const [output, inputs] of aliases) {
+    const { value } = program.outputs[output]!;
+    const producer = program.instructions.find(({ results }) => results.includes(value))!;
+    // Stores element by element, while it reads: harmless for an operator that reads an element only to compute the same one.
+    const operand = inputs
+      .map((input) => program.inputs[input]!.value)
+      .find((input) => producer.inputs.includes(input));
+    if (operand === undefined || sizeOf(arrays[operand]!.shape) !== sizeOf(arrays[value]!.shape)) continue;
+    if (arrays[operand]!.dtype === arrays[value]!.dtype) sharing.set(value, operand);
+  }
   const done: Instruction[] = [];
   for (const index of schedule(program, aliased, chip)) {
     const instruction = program.instructions[index]!;
