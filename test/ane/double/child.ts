@@ -1,6 +1,5 @@
 // A process that uses Espresso's double: `child.ts LIBRARY SCENARIO FOLDER`; what it is for is in double.test.ts.
 
-import { execFileSync } from "node:child_process";
 import { Worker } from "node:worker_threads";
 import koffi from "koffi";
 import { Raw } from "./raw.ts";
@@ -9,16 +8,6 @@ import { Sequence } from "./sequence.ts";
 const [, , library, scenario, folder] = process.argv as [string, string, string, string, string];
 koffi.config({ sync_stack_size: scenario === "stack" ? 256 << 10 : 4 << 20 });
 const raw = new Raw(library);
-
-/** Process ids of our children. */
-function children(): number[] {
-  const table = execFileSync("ps", ["-A", "-o", "pid=,ppid=,args="], { encoding: "utf8" });
-  return table
-    .split("\n")
-    .map((line) => line.trim().split(/\s+/))
-    .filter(([, parent, ...args]) => Number(parent) === process.pid && args.some((arg) => arg.endsWith("simulate.ts")))
-    .map(([pid]) => Number(pid));
-}
 
 function ready(): Sequence {
   const s = new Sequence(raw, folder).ready();
@@ -61,7 +50,7 @@ switch (scenario) {
   }
   case "kill": {
     const s = ready();
-    for (const pid of children()) process.kill(pid, "SIGKILL");
+    process.kill(raw.counts().simulator!, "SIGKILL");
     const first = s.execute() === 0 ? "worked" : "failed";
     console.log(first, s.execute() === 0 ? "worked" : "failed");
     s.close();
@@ -69,7 +58,7 @@ switch (scenario) {
   }
   case "orphan":
     ready();
-    console.log(children()[0] ?? 0);
+    console.log(raw.counts().simulator);
     process.kill(process.pid, "SIGKILL");
     break;
 }

@@ -8,6 +8,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 // Only what is marked API leaves the library: a host that exports a function named like one of ours must not replace it.
 #define API __attribute__((visibility("default")))
@@ -121,6 +122,7 @@ Outcome simulator_compile(const char *path, const char *custom, uint32_t *number
 Outcome simulator_execute(uint32_t number, const Bytes *inputs, uint32_t input_count, const Alias *aliases,
                           uint32_t alias_count, char **outputs, uint64_t expected, char **text);
 void simulator_release(uint32_t number);
+pid_t simulator_process(void); // 0 where there is none
 void simulator_stop(void);
 
 void touch_stack(void);

@@ -1,41 +1,12 @@
 // What the double's chips refuse to compile, and what they compute otherwise without a word.
 
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
-import { afterAll, beforeEach, describe, expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import { BlobWriter } from "../../../src/mil/blob.ts";
-import { buildDouble, doubleEnvironment, Missing } from "./build.ts";
+import { openDouble } from "./open.ts";
 import { profiles } from "./quirks.ts";
-import type { Raw } from "./raw.ts";
-import { program, Sequence, sample } from "./sequence.ts";
+import { program, sample } from "./sequence.ts";
 
-const folder = mkdtempSync(join(tmpdir(), "anekit-quirks-"));
-let missing: string | undefined;
-let raw: Raw;
-try {
-  const path = buildDouble();
-  Object.assign(process.env, doubleEnvironment("", { log: join(folder, "simulator.log") }));
-  const koffi = await import("koffi").then(
-    (module) => module.default,
-    (error: Error) => {
-      throw new Missing(`koffi cannot be loaded: ${error.message}`);
-    },
-  );
-  koffi.config({ sync_stack_size: 4 << 20 });
-  const { Raw: Library } = await import("./raw.ts");
-  raw = new Library(path);
-} catch (error) {
-  if (!(error instanceof Missing)) throw error;
-  missing = error.message;
-}
-
-beforeEach(({ skip }) => {
-  if (missing !== undefined) skip(missing);
-  raw.resetReport();
-});
-
-afterAll(() => rmSync(folder, { recursive: true, force: true }));
+const { raw, start } = await openDouble();
 
 /** A function of `ports` with `statements`; "NAME: TYPE = VALUE" stands for a constant, "TYPE NAME = op(...)" for an operator. */
 function main(ports: string, statements: readonly string[], results: string): string {
@@ -344,7 +315,7 @@ function sliceByIndex(): string {
 describe("a compile", () => {
   test.each(cases.map(([title, ...rest]) => ({ title, rest })))("$title", ({ rest: [config, functions, says] }) => {
     raw.configure(config);
-    using s = new Sequence(raw, folder, { functions });
+    using s = start({ functions });
     const code = s.compile();
     if (says === undefined) {
       expect(code, code === 0 ? "" : raw.message()).toBe(0);
@@ -368,7 +339,7 @@ describe("a compile", () => {
 `;
     for (const { name, env } of profiles) {
       raw.configure(env.ESPRESSO_DOUBLE);
-      using s = new Sequence(raw, folder, { text });
+      using s = start({ text });
       s.operation().port("in", "x").port("out", "y").encode();
       s.bits("buffer in x").fill(0x4000);
       expect(s.execute(), name).toBe(0);
@@ -388,7 +359,7 @@ describe("a compile", () => {
     const compile = (config: string) => {
       raw.configure(config);
       const text = program(functions.replace("{\n", `{\n${constant("v")}\n${constant("w")}\n`));
-      using s = new Sequence(raw, folder, { text, weights: { "weights.bin": writer.finish() } });
+      using s = start({ text, weights: { "weights.bin": writer.finish() } });
       return s.compile();
     };
     expect(compile("max-weights=8"), raw.message()).toBe(0);
@@ -399,7 +370,7 @@ describe("a compile", () => {
   test("of a text with a wrong header, or of none", () => {
     const compile = (text: string, config = "") => {
       raw.configure(config);
-      using s = new Sequence(raw, folder, { text });
+      using s = start({ text });
       expect(s.compile()).not.toBe(0);
       return raw.message();
     };
@@ -413,7 +384,7 @@ describe("a compile", () => {
 /** First value of y where every input holds one value. */
 function run(config: string, functions: string, ...inputs: number[]): number {
   raw.configure(config);
-  using s = new Sequence(raw, folder, { functions });
+  using s = start({ functions });
   s.operation();
   for (const [i, bits] of inputs.entries()) s.port("in", "xw"[i]!, 65536).bits(`buffer in ${"xw"[i]}`).fill(bits);
   s.port("out", "y", 65536).encode();
@@ -461,6 +432,11 @@ describe("an execute computes otherwise", () => {
     expect(run("", sum, 0x3c00)).toBe(0x6c00);
     expect(run("narrow-sum=1", sum, 0x3c00)).toBe(0x6800); // 2048 + 1 is 2048
   });
+});
+
+test("an epsilon below the range of fp16 is 0", () => {
+  const functions = main(`${fp16(4)} x`, ["e: fp16 = 0x1p-30", `${fp16(4)} y = rsqrt(epsilon = e, x = x)`], "y");
+  expect(run("", functions, 0)).toBe(0x7c00);
 });
 
 test("profiles are chips with systems, and none has a misspelt setting", () => {

@@ -161,8 +161,10 @@ export class Raw {
   counts() {
     const out = new BigUint64Array(8);
     this.#counts(out);
-    const [compiles, executes, liveHandles, livePrograms, peakPrograms, violations, bufferBytes] = [...out].map(Number);
-    return { compiles, executes, liveHandles, livePrograms, peakPrograms, violations, bufferBytes };
+    const [compiles, executes, liveHandles, livePrograms, peakPrograms, violations, bufferBytes, simulator] = [
+      ...out,
+    ].map(Number);
+    return { compiles, executes, liveHandles, livePrograms, peakPrograms, violations, bufferBytes, simulator };
   }
 }
 

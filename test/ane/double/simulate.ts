@@ -11,7 +11,9 @@ import type { MilFile, MilValue } from "../../../src/mil/ast.ts";
 import { parseMil } from "../../../src/mil/parser.ts";
 import { readFunction } from "../../../src/mil/reader.ts";
 import type { KernelArray } from "../../../src/ops/define.ts";
-import { type Chip, compute, inspect, inspectProgram, Refusal, readChip, readTarget } from "./quirks.ts";
+import { type Chip, readChip, readTarget } from "./quirks.ts";
+import { inspect, inspectProgram, Refusal } from "./refusals.ts";
+import { compute } from "./silicon.ts";
 
 const channel = 3;
 const outcomes = { answered: 0, refused: 1, misuse: 3 } as const;

@@ -200,6 +200,8 @@ void simulator_release(uint32_t number) {
   pthread_mutex_unlock(&mutex);
 }
 
+pid_t simulator_process(void) { return channel < 0 ? 0 : child; }
+
 void simulator_stop(void) {
   if (channel >= 0) close(channel); // the child reads its end and goes; the system collects it with the host
 }

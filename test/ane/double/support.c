@@ -480,11 +480,11 @@ API uint64_t espresso_double_report(char *out, uint64_t size) {
   return at;
 }
 
-/** Compiles, executes, live handles, live programs, most live programs, violations, bytes in live buffers, threads that called. */
+/** Compiles, executes, live handles, live programs, most live programs, violations, bytes in live buffers, process id of the simulator. */
 API void espresso_double_counts(uint64_t out[8]) {
   pthread_mutex_lock(&lock);
   uint64_t values[8] = {counts.compiles, counts.executes, counts.live_handles, counts.live_programs,
-                        counts.peak_programs, counts.violations, counts.buffer_bytes, threads_seen};
+                        counts.peak_programs, counts.violations, counts.buffer_bytes, (uint64_t)simulator_process()};
   memcpy(out, values, sizeof values);
   pthread_mutex_unlock(&lock);
 }
