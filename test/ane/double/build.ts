@@ -56,7 +56,8 @@ export interface EnvironmentOptions {
 }
 
 /**
- * Variables for a process that loads the double; in this process they must be set before the library is loaded.
+ * Variables for a process that loads the double. In this process they must be set before the library is loaded, and on the main thread: the
+ * environment of a worker is a copy that C code does not see.
  * @param config as in ESPRESSO_DOUBLE, see espresso.c and quirks.ts
  */
 export function doubleEnvironment(

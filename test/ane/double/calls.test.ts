@@ -159,6 +159,29 @@ const argumentOrders: readonly Wrong[] = [
     (s) => s.raw.call("async_event_create", s.out("event"), null, 0),
     /Invalid Function Argument: eventName is NULL/,
   ),
+  wrong(
+    "an out pointer that is the address of no pointer",
+    (s) => s.raw.call("execution_stream_create", new Uint8Array(16).subarray(1)),
+    /not the address of a pointer|must be zero/,
+  ),
+  wrong(
+    "a handle in the place of a string",
+    (s) => s.prepare().raw.call("e5_compiler_options_set_segmenter", s.at("compiler options"), s.at("config")),
+    /arguments in the wrong order: value is a compiler config options/,
+  ),
+  wrong(
+    "a number's NULL out pointer",
+    (s) => s.buffer("buffer").raw.call("buffer_object_get_size", s.at("buffer"), null),
+    /out pointer is nullptr/,
+  ),
+  wrong(
+    "room for another number of names",
+    (s) => {
+      s.compile();
+      return s.raw.call("program_library_get_function_names", s.at("library"), 2, new BigUint64Array(2));
+    },
+    /there are 1 functions, not 2/,
+  ),
 ];
 
 const compiling: readonly Wrong[] = [
@@ -320,6 +343,47 @@ const compiling: readonly Wrong[] = [
     /only "main" is known/,
   ),
   wrong("the text of an error code", (s) => s.raw.call("error_code_get_string", 11), /C\+\+ string/),
+  wrong(
+    "a compile after the config's release",
+    (s) => {
+      s.prepare().release("config");
+      return s.compile();
+    },
+    /released before the compiler made from it/,
+    /compiler's config was released/,
+  ),
+  wrong(
+    "operation options after the library's release",
+    (s) => {
+      s.compile();
+      s.ok("program_library_retain_program_function", s.at("library"), "main", s.out("function"));
+      s.release("library");
+      const create = "precompiled_compute_op_create_options_create_with_program_function";
+      return s.raw.call(create, s.out("options"), s.at("function"));
+    },
+    /released before a function of it/,
+    /library of the function was released/,
+  ),
+  wrong(
+    "loading a function after the library's release",
+    (s) => {
+      s.compile();
+      s.ok("program_library_retain_program_function", s.at("library"), "main", s.out("function"));
+      s.release("library");
+      return s.raw.call("program_function_load_for_execution", s.at("function"));
+    },
+    /released before a function of it/,
+    /library of the function was released/,
+  ),
+  wrong(
+    "making an operation after the function's release",
+    (s) => {
+      s.options().release("function");
+      return s.make();
+    },
+    /released before operation options/,
+    /function of the options was released/,
+  ),
 ];
 
 const bindings: readonly Wrong[] = [
@@ -425,6 +489,28 @@ const bindings: readonly Wrong[] = [
     },
     /buffer_object_release: released while an encoded operation and its stream live/,
     /buffer of port "y" was released/,
+  ),
+  wrong(
+    "binding a port after the operation's release",
+    (s) => {
+      s.operation().ports().release("operation");
+      return s.raw.call("io_port_bind_buffer_object", s.at("in x"), s.at("buffer in x"));
+    },
+    /operation of the port was released/,
+  ),
+  wrong(
+    "ports after the options' release",
+    (s) => {
+      s.operation().release("options");
+      return s.raw.call("execution_stream_operation_retain_input_port", s.at("operation"), "x", s.out("in x"));
+    },
+    /released before the operation/,
+    /options of the operation was released before it/,
+  ),
+  wrong(
+    "more bytes than there are",
+    (s) => s.raw.call("buffer_object_alloc", s.out("buffer"), 2 ** 40, 0),
+    /1099511627776 bytes/,
   ),
 ];
 
@@ -559,6 +645,47 @@ const streams: readonly Wrong[] = [
     "a quality of service that nobody has",
     (s) => s.ready().raw.call("execution_stream_set_quality_of_service", s.at("stream"), 64),
     /quality of service 64/,
+  ),
+  wrong(
+    "a priority that nobody has",
+    (s) => s.ready().raw.call("execution_stream_set_ane_execution_priority", s.at("stream"), 64),
+    /priority 64/,
+  ),
+  wrong(
+    "no dependent events",
+    (s) => s.operation().raw.call("execution_stream_operation_bind_dependent_events", s.at("operation"), null, 0),
+    /0 events/,
+  ),
+  wrong(
+    "a dependent event that is none",
+    (s) => {
+      const events = BigUint64Array.of(s.operation().at("operation"));
+      return s.raw.call("execution_stream_operation_bind_dependent_events", s.at("operation"), events, 1);
+    },
+    /expected a async event/,
+  ),
+  wrong(
+    "a completion event of two operations",
+    (s) => {
+      s.operation().ok("async_event_create", s.out("event"), "op0_complete", 0);
+      s.ok("execution_stream_operation_bind_completion_event", s.at("operation"), s.at("event"));
+      using other = start().operation();
+      return s.raw.call("execution_stream_operation_bind_completion_event", other.at("operation"), s.at("event"));
+    },
+    /bound to another operation/,
+  ),
+  wrong(
+    "a future that is past",
+    (s) => {
+      s.ok("async_event_create", s.out("event"), "e", 3);
+      return s.raw.call("async_event_set_active_future_value", s.at("event"), 3);
+    },
+    /future value 3 is not above/,
+  ),
+  wrong(
+    "a handle as block",
+    (s) => s.ready().raw.call("execution_stream_submit_async", s.at("stream"), s.at("operation")),
+    /is no block/,
   ),
 ];
 

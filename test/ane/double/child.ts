@@ -35,6 +35,20 @@ switch (scenario) {
     raw.call("buffer_object_get_size", old, new BigUint64Array(1));
     break;
   }
+  case "view": {
+    const s = ready();
+    const bits = s.bits("buffer in x");
+    s.release("stream", "buffer in x");
+    console.log(bits[0]);
+    break;
+  }
+  case "outside": {
+    const s = ready();
+    const data = new BigUint64Array(1);
+    s.ok("buffer_object_get_data_ptr", s.at("buffer in x"), data);
+    console.log(raw.memory(data[0]!, 65)[64]);
+    break;
+  }
   case "threads": {
     const token = raw.push();
     const text = `

@@ -69,7 +69,6 @@ void bury(Handle *handle);
 Handle *all_handles(void);
 bool out_cell(const Call *call, void **out);
 bool sane_string(const Call *call, const char *text, size_t most, const char *argument);
-const char *kind_name(Kind kind);
 uint64_t this_thread(void);
 
 typedef struct {

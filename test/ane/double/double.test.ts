@@ -134,6 +134,30 @@ describe("the documented sequence", () => {
     expect(violations()).toEqual([]);
   });
 
+  test("has the functions that nobody needs", () => {
+    using s = start().prepare();
+    const number = new BigUint64Array(1);
+    s.ok("e5_compiler_config_options_set_bundle_cache_apfs_purgeable", s.at("config"), 1);
+    s.ok("e5_compiler_options_set_enable_profiling", s.at("compiler options"), 1);
+    s.ok("e5_compiler_options_set_force_bnns_graph", s.at("compiler options"), 0);
+    s.ok("e5_compiler_options_get_compute_device_types_mask", s.at("compiler options"), number);
+    expect(number[0]).toBe(4n);
+    s.operation().ports();
+    s.ok("program_library_get_function_names", s.at("library"), 1, number);
+    expect(raw.text(number[0]!)).toBe("main");
+    s.ok("program_function_get_name", s.at("function"), number);
+    expect(raw.text(number[0]!)).toBe("main");
+    s.ok("program_function_load_for_execution", s.at("function"));
+    s.ok("async_event_create", s.out("event"), "e", 0);
+    s.ok("execution_stream_operation_bind_dependent_events", s.at("operation"), BigUint64Array.of(s.at("event")), 1);
+    s.ok("async_event_signal", s.at("event"));
+    s.ok("async_event_sync_wait", s.at("event"));
+    s.encode().ok("execution_stream_set_quality_of_service", s.at("stream"), 21);
+    s.ok("execution_stream_set_ane_execution_priority", s.at("stream"), 0);
+    expect(s.execute()).toBe(0);
+    expect(violations()).toEqual([]);
+  });
+
   test("loads a bundle of this process and no other", () => {
     using s = start().operation();
     const cache = join(s.folder, "cache");
@@ -182,6 +206,24 @@ describe("threads and pools", () => {
     expect(await run).toBe(0);
     expect(violations()).toContainEqual(
       expect.stringMatching(/two threads at once: e5rt_execution_stream_execute_sync/),
+    );
+  });
+
+  test("streams of their own on several threads compute side by side", async () => {
+    const all = [1, 2, 3, 4].map((n) => {
+      const s = start().ready();
+      s.bits("buffer in x").fill(two);
+      s.bits("buffer in w").fill(one + n);
+      return s;
+    });
+    for (let round = 0; round < 20; round++) {
+      const runs = all.map((s) => raw.callAsync("execution_stream_execute_sync", s.at("stream")));
+      expect(await Promise.all(runs)).toEqual([0, 0, 0, 0]);
+    }
+    expect(all.map((s) => s.bits("buffer out y")[0]! - two)).toEqual([1, 2, 3, 4]);
+    for (const s of all.reverse()) s.close();
+    expect(new Set(violations())).toEqual(
+      new Set(["e5rt_execution_stream_execute_sync: no autorelease pool on this thread"]),
     );
   });
 

@@ -94,6 +94,15 @@ describe("processes", () => {
     expect(report).toMatch(/violation: e5rt_execution_stream_create: called in a forked child/);
   });
 
+  test.each([
+    ["view", "a view that outlives its buffer"],
+    ["outside", "a byte behind a buffer's end"],
+  ])("%s: %s kills who reads it", (scenario) => {
+    const { signal, stdout } = runChild(scenario);
+    expect(signal).toMatch(/SIGSEGV|SIGBUS/);
+    expect(stdout).toBe("");
+  });
+
   test("a compile needs a megabyte of stack", () => {
     expect(runChild("stack").signal).toMatch(/SIGSEGV|SIGBUS/);
   });

@@ -230,8 +230,6 @@ static const char *const kind_names[KINDS] = {
     "compiler config options", "compiler", "compiler options", "program library", "program function",
     "operation create options", "stream operation", "io port", "buffer object", "execution stream", "async event"};
 
-const char *kind_name(Kind kind) { return kind_names[kind]; }
-
 static Handle *handles;
 static Handle **table; // open addressing by address
 static size_t table_size, table_used;
