@@ -19,6 +19,10 @@ const commands: Readonly<Record<string, { readonly summary: string; load(): Prom
   run: { summary: "run a MIL program", load: () => import("./run.ts") },
   inspect: { summary: "show what a program, weight, tensor or array file holds", load: () => import("./inspect.ts") },
   doctor: { summary: "show what this machine has and which engines it can use", load: () => import("./doctor.ts") },
+  selftest: {
+    summary: "verify an engine on this machine, and what is known of the Neural Engine",
+    load: () => import("./selftest.ts"),
+  },
   bench: {
     summary: "measure programs beside other libraries and the machine's limits",
     load: () => import("./bench.ts"),
@@ -127,5 +131,5 @@ async function main(argv: readonly string[]): Promise<number> {
 }
 
 main(process.argv.slice(2)).then((code) => {
-  process.exitCode = code;
+  if (code !== exitCodes.ok) process.exitCode = code; // a command that found failures has set it itself
 });

@@ -32,10 +32,16 @@ export function print(text: string): void {
 
 /** One object on a line of stdout. Numbers that JSON lacks become "NaN", "Infinity", "-Infinity". */
 export function printJson(value: object): void {
-  const text = JSON.stringify(value, (_key, item: unknown) =>
-    typeof item === "number" && !Number.isFinite(item) ? String(item) : item,
+  print(toJson(value));
+}
+
+/** JSON in which the numbers that it lacks are "NaN", "Infinity", "-Infinity". */
+export function toJson(value: object, indent?: number): string {
+  return JSON.stringify(
+    value,
+    (_key, item: unknown) => (typeof item === "number" && !Number.isFinite(item) ? String(item) : item),
+    indent,
   );
-  print(text);
 }
 
 /** A line on stderr that informs. */

@@ -1,6 +1,7 @@
 // Chooses and opens engines; the only code that names an engine's folder, and it loads them when asked.
 
 import { ConfigError, EngineError, messageOf, UnsupportedError } from "../core/errors.ts";
+import type { Fact } from "./ane/facts.ts";
 import type { AneState, ProbeOptions } from "./ane/index.ts";
 import type { Limits } from "./cpu/limits.ts";
 import type { Engine, EngineName } from "./engine.ts";
@@ -75,6 +76,11 @@ export type { Limits };
 export async function machineLimits(quick: boolean): Promise<Limits> {
   const { measureLimits } = await import("./cpu/limits.ts");
   return measureLimits(environmentOf(), quick);
+}
+
+/** What is known of the Neural Engine, for whoever holds it against a run; see ane/facts.ts. */
+export async function aneFacts(): Promise<readonly Fact[]> {
+  return (await import("./ane/facts.ts")).facts;
 }
 
 /** What there is on this machine, for `doctor`: the CPU engine is opened to find out. */
