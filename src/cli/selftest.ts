@@ -11,7 +11,7 @@ import { type CommandContext, jsonOption } from "./command.ts";
 import { statPath } from "./files.ts";
 import { colors, formatDuration, formatNumber, note, plural, print, printJson, table } from "./output.ts";
 import { type Evidence, judgeFacts } from "./selftest/facts.ts";
-import type { Group } from "./selftest/group.ts";
+import type { Group, Speed } from "./selftest/group.ts";
 import { groups } from "./selftest/groups.ts";
 import {
   type Machine,
@@ -57,7 +57,8 @@ async function selftest(flags: Flags, signal: AbortSignal): Promise<void> {
   const quick = flags.quick === true;
   if (flags.serve !== undefined) {
     const [group] = choose([flags.serve]);
-    return serveGroup(group!, { engine: flags.engine as EngineName, quick, signal }, Number(flags.from ?? 0));
+    const name = flags.engine as EngineName;
+    return serveGroup(group!, { engine: name, speed: speedOf(name), quick, signal }, Number(flags.from ?? 0));
   }
   const chosen = choose(flags.group);
   const engine = await nameEngine(flags.engine);
@@ -131,6 +132,11 @@ interface RunSetting {
 /** True where what is seen is seen of the chip. */
 function isHardware(engine: EngineName): boolean {
   return engine === "ane" && process.platform === "darwin" && process.arch === "arm64" && !process.env.ANEKIT_ESPRESSO;
+}
+
+function speedOf(engine: EngineName): Speed {
+  if (engine === "cpu") return "native";
+  return engine === "ane" && !process.env.ANEKIT_ESPRESSO ? "chip" : "plain";
 }
 
 /** The command line of this process, for one that serves a group. */

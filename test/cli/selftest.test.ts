@@ -4,6 +4,7 @@ import { readFileSync } from "node:fs";
 import { homedir, hostname, userInfo } from "node:os";
 import * as v from "valibot";
 import { describe, expect, it } from "vitest";
+import { difference, exact } from "../../src/cli/selftest/compare.ts";
 import { type Evidence, judgeFacts } from "../../src/cli/selftest/facts.ts";
 import type { Seen } from "../../src/cli/selftest/group.ts";
 import { groups } from "../../src/cli/selftest/groups.ts";
@@ -254,6 +255,27 @@ describe("the table of operators", () => {
         for (const output of Object.values(outputs)) expect(output.dtype, `${name} ${each.name}`).toBe("fp16");
       }
     }
+  });
+});
+
+describe("a comparison with the simulator", () => {
+  const ulp = 2 ** -10;
+  it.each([
+    ["equal bits", [1, Number.NaN, Infinity], [1, Number.NaN, Infinity], exact, 0, true],
+    ["another bit", [1 + ulp], [1], exact, 1, false],
+    ["the sign of zero", [0], [-0], exact, 0.5, true],
+    ["within units", [1 + 2 * ulp], [1], { units: 2 }, 2, true],
+    ["beyond units", [1 + 3 * ulp], [1], { units: 2 }, 3, false],
+    ["units of the largest", [2 ** -14, 1024], [0, 1024], { units: 1, ofLargest: true }, 2 ** -14, true],
+    ["the smallest subnormal", [2 ** -24], [0], { units: 0 }, 1, false],
+    ["an absolute error", [0.503], [0.5], { units: 1, absolute: 0.0034 }, 0.003 / 2 ** -11, true],
+    ["infinity", [Infinity], [65504], { units: 9, absolute: 1e9 }, Infinity, false],
+    ["NaN", [Number.NaN], [0], { units: 9, absolute: 1e9 }, Infinity, false],
+    ["another length", [1], [1, 2], { units: 9 }, Infinity, false],
+  ] as const)("measures %s", (_name, got, want, bound, worst, good) => {
+    const found = difference(got, want, bound);
+    expect(found.worst).toBeCloseTo(worst, 9);
+    expect(found.what === undefined).toBe(good);
   });
 });
 

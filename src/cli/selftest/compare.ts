@@ -41,14 +41,14 @@ export function difference(got: ArrayLike<number>, want: ArrayLike<number>, boun
   for (let i = 0; i < got.length; i++) {
     const [g, w] = [got[i]!, want[i]!];
     if (Object.is(g, w)) continue;
-    let units: number;
-    if (g === w)
-      units = bound.units === 0 ? 0.5 : 0; // the sign of zero
-    else if (Number.isFinite(g) && Number.isFinite(w))
-      units = Math.abs(g - w) / spacingAt(bound.ofLargest ? largest : Math.abs(w));
-    else units = Infinity;
+    if (g === w) {
+      worst = Math.max(worst, 0.5); // the sign of zero, which the chip is known to lose: told, but not held against it
+      continue;
+    }
+    const bothFinite = Number.isFinite(g) && Number.isFinite(w);
+    const units = bothFinite ? Math.abs(g - w) / spacingAt(bound.ofLargest ? largest : Math.abs(w)) : Infinity;
     worst = Math.max(worst, units);
-    if (units <= bound.units || Math.abs(g - w) <= (bound.absolute ?? 0)) continue;
+    if (units <= bound.units || (bothFinite && Math.abs(g - w) <= (bound.absolute ?? 0))) continue;
     if (at >= 0 && units <= excess) continue;
     excess = units;
     at = i;

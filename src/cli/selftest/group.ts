@@ -21,9 +21,13 @@ export interface Finding {
   readonly seen?: Seen;
 }
 
+/** What speed to expect, which decides how large programs may be: of the chip, of native code, or of plain kernels, also behind a stand-in for the chip. */
+export type Speed = "chip" | "native" | "plain";
+
 /** How a check is run. */
 export interface Setting {
   readonly engine: EngineName;
+  readonly speed: Speed;
   readonly quick: boolean;
   readonly signal: AbortSignal;
 }
@@ -52,7 +56,7 @@ export interface Group {
   readonly perProcess?: number;
   /** True for the group before which the Neural Engine's library and compiler are asked what they take. */
   readonly examines?: true;
-  checks(setting: Pick<Setting, "engine" | "quick">): readonly Check[];
+  checks(setting: Pick<Setting, "engine" | "speed" | "quick">): readonly Check[];
 }
 
 /** Thrown by a check for what is wrong without being an error of anekit. */

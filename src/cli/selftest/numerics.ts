@@ -115,7 +115,7 @@ async function association(engine: Engine): Promise<Seen> {
 const exactRows = 6;
 
 /** Relative error (Frobenius) of a product of normal numbers over sqrt(N), the second factor scaled; the reference is float64 over the same fp16 values. */
-async function productError(extent: number, scale: number, engine: Engine): Promise<number> {
+async function productError(extent: number, scale: number, { device: engine, speed }: Bench): Promise<number> {
   const normals = (name: string, factor: number) => {
     const stream = new RandomStream(22, name);
     const values = Float32Array.from({ length: extent * extent }, () => (stream.normal() * factor) / Math.sqrt(extent));
@@ -124,7 +124,7 @@ async function productError(extent: number, scale: number, engine: Engine): Prom
   };
   const [a, b] = [normals(`a${extent}`, 1), normals(`b${extent}`, scale)];
   // All rows where tiles of hardware are looked at; elsewhere as many as are compared.
-  const rows = engine.name === "ane" ? extent : exactRows;
+  const rows = speed === "chip" ? extent : exactRows;
   const x = input([rows, extent], { name: "x" });
   const y = input([extent, extent], { name: "y" });
   const { z } = await evaluate({ z: x.matmul(y) }, { x: a.subarray(0, rows * extent), y: b }, engine);
@@ -145,11 +145,11 @@ async function productError(extent: number, scale: number, engine: Engine): Prom
   return Math.sqrt(wrong / right);
 }
 
-async function productErrors(engine: Engine, quick: boolean): Promise<Seen> {
-  const extents = quick ? [512, 1024] : [512, 1024, 2048, 4096];
+async function productErrors(bench: Bench): Promise<Seen> {
+  const extents = bench.quick || bench.speed === "plain" ? [512, 1024] : [512, 1024, 2048, 4096];
   const errors: number[] = [];
-  for (const extent of extents) errors.push(await productError(extent, 1, engine));
-  return { extents, errors, scaledBy64: await productError(1024, 64, engine) };
+  for (const extent of extents) errors.push(await productError(extent, 1, bench));
+  return { extents, errors, scaledBy64: await productError(1024, 64, bench) };
 }
 
 /** Terms far above what fp16 loses, each below 2^-16. */
@@ -359,13 +359,13 @@ export const numerics: Group = {
   seconds: { quick: 120, full: 600 },
   perProcess: 8,
   checks: ({ quick }): Check[] => {
-    const probes: readonly (readonly [string, (engine: Engine) => Promise<Seen>])[] = [
+    const probes: readonly (readonly [string, (engine: Engine, bench: Bench) => Promise<Seen>])[] = [
       ["rounding", rounding],
       ["accumulation", accumulation],
       ["cancelling triples", survivors],
       ["reductions", reductions],
       ["association", association],
-      ["product errors", (engine) => productErrors(engine, quick)],
+      ["product errors", (_engine, bench) => productErrors(bench)],
       ["small terms", smallTerms],
       ["ceilings", ceilings],
       ["width slices", widthSlices],
@@ -381,7 +381,7 @@ export const numerics: Group = {
     ];
     return probes.map(([name, probe]) => ({
       name,
-      run: async ({ device }) => ({ status: "measured", seen: await probe(device) }),
+      run: async (bench) => ({ status: "measured", seen: await probe(bench.device, bench) }),
     }));
   },
 };
