@@ -1,9 +1,21 @@
 // Native forms of convolution, its transpose and pooling: windows of a padded array, then one matrix product or one reduction.
 
 import type { DType } from "../core/dtype.ts";
-import { type Aval, sizeOf } from "../core/shape.ts";
+import { type Aval, type Shape, sizeOf } from "../core/shape.ts";
 import { type Window, windowCount } from "./kernels/window.ts";
 import type { Native, NativeArray, WindowAxis } from "./native.ts";
+
+// Inside, channels come last: a window's row of the kernel is contiguous then, and lanes are channels.
+
+/** [N, C, ...] with its channels last. */
+function channelsLast(n: Native, x: NativeArray): NativeArray {
+  return n.permute(x, [0, ...x.shape.slice(2).map((_, i) => 2 + i), 1]);
+}
+
+function channelsFirst(n: Native, x: NativeArray): NativeArray {
+  const last = x.shape.length - 1;
+  return n.reorder(x, [0, last, ...x.shape.slice(1, -1).map((_, i) => 1 + i)]);
+}
 
 /** Where an axis of an array lies in a longer one. */
 interface Placement {
@@ -12,17 +24,15 @@ interface Placement {
   readonly extent: number;
 }
 
-/** x [N, C, ...] in a larger array of `fill`. */
+/** x [N, ..., C] in a larger array of `fill`. */
 function spaced(n: Native, x: NativeArray, axes: readonly Placement[], fill: number): NativeArray {
-  const extents = x.shape.slice(2);
-  if (axes.every(({ begin, stride, extent }, i) => begin === 0 && stride === 1 && extent === extents[i])) return x;
-  const [batch, channels] = x.shape as [number, number];
-  return n.assemble(x.dtype, [batch, channels, ...axes.map(({ extent }) => extent)], fill, [
-    { x, begin: [0, 0, ...axes.map(({ begin }) => begin)], stride: [1, 1, ...axes.map(({ stride }) => stride)] },
-  ]);
+  if (axes.every(({ begin, stride, extent }, i) => begin === 0 && stride === 1 && extent === x.shape[1 + i])) return x;
+  const shape = [x.shape[0]!, ...axes.map(({ extent }) => extent), x.shape.at(-1)!];
+  const begin = [0, ...axes.map((axis) => axis.begin), 0];
+  return n.assemble(x.dtype, shape, fill, [{ x, begin, stride: [1, ...axes.map(({ stride }) => stride), 1] }]);
 }
 
-/** x padded as far as its windows reach. */
+/** x [N, ..., C] padded as far as its windows reach. */
 function padded(n: Native, x: NativeArray, windows: readonly Window[], fill: number): NativeArray {
   const axes = windows.map(({ extent, kernel, stride, dilation, padBegin, out }) => {
     const reach = (out - 1) * stride + (kernel - 1) * dilation + 1;
@@ -35,55 +45,68 @@ function forward({ kernel, stride, dilation, out }: Window): WindowAxis {
   return { kernel, step: dilation, out, stride, begin: 0 };
 }
 
-/** Weights of a convolution: for every group a matrix of result channels by (channel, position in the kernel). */
-interface Filters {
-  readonly matrix: NativeArray;
-  readonly groups: number;
-}
-
-/** Correlates windows of x [N, C, ...] with filters: [N, groups * rows, ...outs]. */
+/** Correlates windows of x [N, ..., C] with filters [O, C / groups, ...kernel]: [N, O, ...outs]. */
 function correlate(
   n: Native,
   x: NativeArray,
   axes: readonly WindowAxis[],
-  { matrix, groups }: Filters,
+  { filters, groups }: { readonly filters: NativeArray; readonly groups: number },
   bias: NativeArray | undefined,
   { dtype, shape }: Aval,
 ): NativeArray {
-  const [batch, channels] = x.shape as [number, number];
-  const [rows, inner] = matrix.shape.slice(1) as [number, number];
-  const kernel = axes.map((axis) => axis.kernel);
-  const outs = axes.map(({ out }) => out);
+  const batch = x.shape[0]!;
+  const rows = filters.shape[0]! / groups;
+  const perGroup = filters.shape[1]!;
+  const [kernel, outs] = [axes.map((axis) => axis.kernel), axes.map(({ out }) => out)];
   const [taps, positions] = [sizeOf(kernel), sizeOf(outs)];
-  const windows = n.windows(x, axes);
+  const range = (from: number, count: number) => Array.from({ length: count }, (_, i) => from + i);
+  const d = axes.length;
+  const windows = n.windows(x, 1, axes); // [N, ...outs, ...kernel, C]
   const summed: DType = bias === undefined ? dtype : "fp32";
-  const perGroup = channels / groups;
-  let product: NativeArray;
+  let product: NativeArray; // [N, ...outs, O]
   if (groups === 1 && positions < taps && batch > 1) {
-    // Few positions and large kernels, as in the derivative of weights: positions of all samples are columns of one product, windows its rows.
-    const order = [0, ...kernel.map((_, i) => 2 + kernel.length + i), 1, ...kernel.map((_, i) => 2 + i)];
-    const columns = n.reshape(n.permute(windows, order), [batch * positions, inner]);
-    const joined = n.matmul(summed, n.reshape(matrix, [rows, inner]), columns, false, true);
-    product = n.permute(n.reshape(joined, [rows, batch, ...outs]), [1, 0, ...outs.map((_, i) => 2 + i)]);
+    // Few positions and large kernels, the derivative of weights: sums over windows, whose rows are (position, sample).
+    const columns = n.permute(windows, [1 + 2 * d, ...range(1 + d, d), ...range(1, d), 0]);
+    const lines = n.permute(filters, [1, ...range(2, d), 0]);
+    const inner = perGroup * taps;
+    const joined = n.matmul(
+      summed,
+      n.reshape(columns, [inner, positions * batch]),
+      n.reshape(lines, [inner, rows]),
+      true,
+      false,
+    );
+    product = n.permute(n.reshape(joined, [...outs, batch, rows]), [d, ...range(0, d), d + 1]);
   } else if (perGroup === 1) {
     // Every channel by itself: nothing that a matrix product could share.
-    const each = n.reshape(windows, [batch, groups, 1, ...kernel, ...outs]);
-    const weight = n.reshape(matrix, [1, groups, rows, ...kernel, ...outs.map(() => 1)]);
+    const each = n.reshape(windows, [batch, ...outs, ...kernel, groups, 1]);
+    const weight = n.permute(n.reshape(filters, [groups, rows, ...kernel]), [...range(2, d), 0, 1]);
     const terms = n.map("fp32", [each, weight], (v, a, b) => v.mul(a!, b!));
-    const sum = n.reduce(
-      "sum",
-      terms,
-      kernel.map((_, axis) => 3 + axis),
-    );
-    product = summed === "fp32" ? sum : n.map(summed, [sum], (_v, lane) => lane!);
+    const sum = n.reduce("sum", terms, range(1 + d, d));
+    product = n.reshape(summed === "fp32" ? sum : n.map(summed, [sum], (_v, lane) => lane!), [
+      batch,
+      ...outs,
+      groups * rows,
+    ]);
+  } else if (groups === 1) {
+    const lines = n.reshape(n.permute(filters, [0, ...range(2, d), 1]), [rows, taps * perGroup]);
+    const columns = n.reshape(windows, [batch * positions, taps * perGroup]);
+    product = n.reshape(n.matmul(summed, columns, lines, false, true), [batch, ...outs, rows]);
   } else {
-    const columns = n.reshape(windows, [batch, groups, inner, positions]);
-    product = n.matmul(summed, n.reshape(matrix, [1, groups, rows, inner]), columns, false, false);
+    const split = n.reshape(windows, [batch, ...outs, ...kernel, groups, perGroup]);
+    const columns = n.permute(split, [1 + 2 * d, ...range(0, 1 + 2 * d), 2 + 2 * d]);
+    const lines = n.permute(n.reshape(filters, [groups, rows, perGroup, taps]), [0, 1, 3, 2]);
+    const joined = n.matmul(
+      summed,
+      n.reshape(columns, [groups, batch * positions, taps * perGroup]),
+      n.reshape(lines, [groups, rows, taps * perGroup]),
+      false,
+      true,
+    );
+    product = n.reshape(n.permute(joined, [1, 0, 2]), [batch, ...outs, groups * rows]);
   }
-  product = n.reshape(product, shape);
-  if (bias === undefined) return product;
-  const channel = n.reshape(bias, [1, bias.shape[0]!, ...outs.map(() => 1)]);
-  return n.map(dtype, [product, channel], (v, a, b) => v.add(a!, b!));
+  const sums = bias === undefined ? product : n.map(dtype, [product, bias], (v, a, b) => v.add(a!, b!));
+  return n.reshape(channelsFirst(n, sums), shape);
 }
 
 /** Convolution of x [N, C, ...] with weight [O, C / groups, ...]. */
@@ -98,9 +121,8 @@ export function convNative(
   groups: number,
   result: Aval,
 ): NativeArray {
-  const [rows, perGroup, ...kernel] = weight.shape as [number, number, ...number[]];
-  const matrix = n.reshape(weight, [groups, rows / groups, perGroup * sizeOf(kernel)]);
-  return correlate(n, padded(n, x, windows, 0), windows.map(forward), { matrix, groups }, bias, result);
+  const inner = padded(n, channelsLast(n, x), windows, 0);
+  return correlate(n, inner, windows.map(forward), { filters: weight, groups }, bias, result);
 }
 
 /**
@@ -119,7 +141,6 @@ export function convTransposeNative(
   result: Aval,
 ): NativeArray {
   const [channels, perGroup, ...kernel] = weight.shape as [number, number, ...number[]];
-  const taps = sizeOf(kernel);
   const placed = windows.map(({ extent, kernel: size, stride, dilation, padBegin, out }) => {
     const begin = Math.max(0, (size - 1) * dilation - padBegin);
     const reach = Math.max(begin + (out - 1) * stride, begin + padBegin + extent - 1) + 1;
@@ -134,14 +155,29 @@ export function convTransposeNative(
       begin: placed[i]!.begin + padBegin,
     }),
   );
-  // [G, C/G, O/G, taps] as [G, O/G, C/G, taps].
-  const filters = n.permute(n.reshape(weight, [groups, channels / groups, perGroup, taps]), [0, 2, 1, 3]);
-  const matrix = n.reshape(filters, [groups, perGroup, (channels / groups) * taps]);
-  return correlate(n, spaced(n, x, placed, 0), axes, { matrix, groups }, bias, result);
+  const split = n.reshape(weight, [groups, channels / groups, perGroup, ...kernel]);
+  const exchanged = n.permute(split, [0, 2, 1, ...kernel.map((_, i) => 3 + i)]);
+  const filters = n.reshape(exchanged, [groups * perGroup, channels / groups, ...kernel]);
+  return correlate(n, spaced(n, channelsLast(n, x), placed, 0), axes, { filters, groups }, bias, result);
 }
 
-function kernelAxes(windows: readonly Window[]): number[] {
-  return windows.map((_, axis) => 2 + axis);
+/** One number of each window of x [N, C, ...] padded with `fill`, fp32 [N, C, ...outs]. */
+function pooled(
+  n: Native,
+  kind: "sum" | "max",
+  x: NativeArray,
+  windows: readonly Window[],
+  fill: number,
+  shape: Shape,
+): NativeArray {
+  const all = n.windows(padded(n, channelsLast(n, x), windows, fill), 1, windows.map(forward));
+  const each = n.reduce(
+    kind,
+    all,
+    windows.map((_, i) => 1 + windows.length + i),
+  );
+  const outs = windows.map(({ out }) => out);
+  return n.reshape(channelsFirst(n, n.reshape(each, [shape[0]!, ...outs, shape[1]!])), shape);
 }
 
 export function maxPoolNative(
@@ -150,8 +186,7 @@ export function maxPoolNative(
   windows: readonly Window[],
   { dtype, shape }: Aval,
 ): NativeArray {
-  const all = n.windows(padded(n, x, windows, Number.NEGATIVE_INFINITY), windows.map(forward));
-  const most = n.reshape(n.reduce("max", all, kernelAxes(windows)), shape);
+  const most = pooled(n, "max", x, windows, Number.NEGATIVE_INFINITY, shape);
   return dtype === "fp32" ? most : n.map(dtype, [most], (_v, lane) => lane!);
 }
 
@@ -162,8 +197,7 @@ export function avgPoolNative(
   excludePadding: boolean,
   { dtype, shape }: Aval,
 ): NativeArray {
-  const sums = n.reduce("sum", n.windows(padded(n, x, windows, 0), windows.map(forward)), kernelAxes(windows));
-  let mean = n.reshape(sums, shape);
+  let mean = pooled(n, "sum", x, windows, 0, shape);
   // Elements that count differ only along single axes: one number for each position of an axis.
   for (const [axis, window] of windows.entries()) {
     const counts = Array.from({ length: window.out }, (_, at) => windowCount(window, at, excludePadding));

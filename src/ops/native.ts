@@ -39,10 +39,12 @@ export interface Native<A extends NativeArray = NativeArray> {
   reshape(x: A, shape: Shape): A;
   /** Result axis i is axis perm[i]. */
   permute(x: A, perm: readonly number[]): A;
+  /** The same, where what is computed from the result should go by the order of x's axes, which is that of memory. */
+  reorder(x: A, perm: readonly number[]): A;
   slice(x: A, begin: readonly number[], size: readonly number[], stride: readonly number[]): A;
   broadcast(x: A, shape: Shape): A;
-  /** All windows over the trailing axes of x [...B, ...extents], as [...B, ...kernels, ...outs]; they lie inside x. */
-  windows(x: A, axes: readonly WindowAxis[]): A;
+  /** All windows over the axes of x [...B, ...extents, ...D] from `first` on, as [...B, ...outs, ...kernels, ...D]; they lie inside x. */
+  windows(x: A, first: number, axes: readonly WindowAxis[]): A;
   /** An array of one number with the pieces, which do not overlap, on top; without a number the pieces cover it. */
   assemble(dtype: DType, shape: Shape, fill: number | undefined, pieces: readonly Piece<A>[]): A;
   /** x [...B, M, K] y [...B, K, N], either transposed. */

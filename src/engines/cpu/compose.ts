@@ -225,7 +225,7 @@ export function planChain(input: ChainInput, isa: Isa, threads: number): Compose
   const { extents, m, n } = firsts[0]!;
   const domain = [...extents, m, n];
   const strides = spec.operands.map(({ strides: each }) => reshapeStrides(spec.dims, each, domain));
-  if (strides.some((each) => each === undefined || each.at(-1)! > 1)) return undefined;
+  if (strides.some((each) => each === undefined || (each.at(-1) !== 0 && each.at(-1) !== 1))) return undefined;
   const alike = (product: Product) => product.extents.join() === extents.join() && product.m === m;
   if (!firsts.every((product) => alike(product) && product.n === n)) return undefined;
   if (second !== undefined && !alike(second.product)) return undefined;

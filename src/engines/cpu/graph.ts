@@ -16,7 +16,7 @@ export type ViewKind =
   | { readonly kind: "permute"; readonly perm: readonly number[] }
   | { readonly kind: "slice"; readonly begin: readonly number[]; readonly stride: readonly number[] }
   | { readonly kind: "broadcast" }
-  | { readonly kind: "windows"; readonly axes: readonly WindowAxis[] };
+  | { readonly kind: "windows"; readonly first: number; readonly axes: readonly WindowAxis[] };
 
 /** Where an array comes from. Expressions of maps are made when they are wanted, in the builder of the group that computes them. */
 export type Source =
@@ -150,6 +150,8 @@ function rowOf(extents: readonly number[]): number | undefined {
 class Builder implements Native<GraphArray> {
   readonly arrays: GraphArray[] = [];
   readonly #strict: boolean;
+  /** Views that only show another order of axes than that in which is computed. */
+  readonly #reordered = new WeakMap<GraphArray, { readonly of: GraphArray; readonly perm: readonly number[] }>();
   /** The operator that is being lowered, for reports, and its number in the program, for errors at run time. */
   #operator = "";
   #instruction = 0;
@@ -170,8 +172,29 @@ class Builder implements Native<GraphArray> {
     return made;
   }
 
+  reorder(x: GraphArray, perm: readonly number[]): GraphArray {
+    const view = this.permute(x, perm);
+    if (view !== x) this.#reordered.set(view, { of: x, perm });
+    return view;
+  }
+
+  /** An array in the order of axes in which `perm` gives the outer one. */
+  #inside(x: GraphArray, perm: readonly number[]): GraphArray {
+    const known = this.#reordered.get(x);
+    if (known !== undefined && known.perm.join() === perm.join()) return known.of;
+    const missing = perm.length - x.shape.length;
+    const whole = missing === 0 ? x : this.reshape(x, [...new Array<number>(missing).fill(1), ...x.shape]);
+    return this.permute(whole, inverse(perm));
+  }
+
   map(dtype: DType, operands: readonly GraphArray[], f: (v: Lanes, ...lanes: Lane[]) => Lane): GraphArray {
     const shape = operands.reduce<Shape>((all, { shape: each }) => broadcastShapes(all, each)!, []);
+    const home = operands.find((each) => this.#reordered.has(each) && each.shape.join() === shape.join());
+    if (home !== undefined) {
+      const { perm } = this.#reordered.get(home)!;
+      const inner = operands.map((each) => this.#inside(each, perm));
+      return this.reorder(this.map(dtype, inner, f), perm);
+    }
     const round = this.#strict && dtype === "fp16";
     return this.make(dtype, shape, {
       kind: "map",
@@ -180,7 +203,17 @@ class Builder implements Native<GraphArray> {
     });
   }
 
+  /** An array of its own, in row-major order of its axes. */
+  copy(x: GraphArray): GraphArray {
+    return this.make(x.dtype, x.shape, { kind: "map", operands: [x], f: (_v, lanes) => lanes[0]! });
+  }
+
   reduce(fold: ReduceKind, x: GraphArray, axes: readonly number[]): GraphArray {
+    const home = this.#reordered.get(x);
+    if (home !== undefined) {
+      const inner = axes.map((axis) => home.perm[axis]!);
+      return this.reorder(this.reduce(fold, home.of, inner), home.perm);
+    }
     const shape = x.shape.map((extent, axis) => (axes.includes(axis) ? 1 : extent));
     const dtype = x.dtype === "fp16" ? "fp32" : x.dtype;
     const wide = axes.filter((axis) => x.shape[axis]! > 1);
@@ -234,6 +267,13 @@ class Builder implements Native<GraphArray> {
   }
 
   permute(x: GraphArray, perm: readonly number[]): GraphArray {
+    const home = this.#reordered.get(x);
+    if (home !== undefined) {
+      return this.permute(
+        home.of,
+        perm.map((axis) => home.perm[axis]!),
+      );
+    }
     if (perm.every((axis, i) => axis === i)) return x;
     return this.#view(
       x,
@@ -244,6 +284,11 @@ class Builder implements Native<GraphArray> {
 
   slice(x: GraphArray, begin: readonly number[], size: readonly number[], stride: readonly number[]): GraphArray {
     if (size.every((extent, axis) => extent === x.shape[axis])) return x;
+    const home = this.#reordered.get(x);
+    if (home !== undefined) {
+      const inner = (list: readonly number[]) => inverse(home.perm).map((axis) => list[axis]!);
+      return this.reorder(this.slice(home.of, inner(begin), inner(size), inner(stride)), home.perm);
+    }
     return this.#view(x, size, { kind: "slice", begin, stride });
   }
 
@@ -251,14 +296,24 @@ class Builder implements Native<GraphArray> {
     return this.#view(x, shape, { kind: "broadcast" });
   }
 
-  windows(x: GraphArray, axes: readonly WindowAxis[]): GraphArray {
-    const kept = x.shape.slice(0, x.shape.length - axes.length);
-    const shape = [...kept, ...axes.map(({ kernel }) => kernel), ...axes.map(({ out }) => out)];
-    return this.#view(x, shape, { kind: "windows", axes });
+  windows(x: GraphArray, first: number, axes: readonly WindowAxis[]): GraphArray {
+    const [before, after] = [x.shape.slice(0, first), x.shape.slice(first + axes.length)];
+    const shape = [...before, ...axes.map(({ out }) => out), ...axes.map(({ kernel }) => kernel), ...after];
+    return this.#view(x, shape, { kind: "windows", first, axes });
   }
 
   assemble(dtype: DType, shape: Shape, fill: number | undefined, pieces: readonly Piece<GraphArray>[]): GraphArray {
     const full = pieces.map(({ x, begin, stride = shape.map(() => 1) }) => ({ x, begin, stride }));
+    const home = pieces.flatMap(({ x }) => this.#reordered.get(x) ?? [])[0];
+    if (home !== undefined) {
+      const inner = (list: readonly number[]) => inverse(home.perm).map((axis) => list[axis]!);
+      const moved = full.map(({ x, begin, stride }) => ({
+        x: this.#inside(x, home.perm),
+        begin: inner(begin),
+        stride: inner(stride),
+      }));
+      return this.reorder(this.assemble(dtype, inner(shape), fill, moved), home.perm);
+    }
     return this.make(dtype, shape, { kind: "assemble", fill, pieces: full });
   }
 
@@ -291,6 +346,13 @@ class Builder implements Native<GraphArray> {
       at: this.#instruction,
     });
   }
+}
+
+/** The permutation that undoes `perm`. */
+function inverse(perm: readonly number[]): number[] {
+  const undone = new Array<number>(perm.length);
+  for (const [i, axis] of perm.entries()) undone[axis] = i;
+  return undone;
 }
 
 /** A sum of a value and of rows scattered over zeros. */
@@ -394,7 +456,7 @@ export function buildGraph(program: Program, strict: boolean): Graph {
     let array = values[value]!;
     // An output is stored in its port's memory: it needs a computation of its own.
     const owns = !["view", "input", "constant"].includes(array.source.kind);
-    if (!owns || taken.has(array)) array = builder.map(array.dtype, [array], (_v, lane) => lane);
+    if (!owns || taken.has(array)) array = builder.copy(array);
     taken.add(array);
     outputs.set(name, array);
   }
@@ -522,14 +584,16 @@ export function accessOf(array: GraphArray, layout: (root: GraphArray) => readon
       return { root, offset: first, strides: strides.map((stride, axis) => stride * view.stride[axis]!) };
     }
     case "windows": {
-      const axes = view.axes.map((window, i) => ({ ...window, each: strides[strides.length - view.axes.length + i]! }));
+      const { first } = view;
+      const axes = view.axes.map((window, i) => ({ ...window, each: strides[first + i]! }));
       return {
         root,
         offset: axes.reduce((sum, { begin, each }) => sum + begin * each, offset),
         strides: [
-          ...strides.slice(0, -axes.length),
-          ...axes.map(({ step, each }) => step * each),
+          ...strides.slice(0, first),
           ...axes.map(({ stride, each }) => stride * each),
+          ...axes.map(({ step, each }) => step * each),
+          ...strides.slice(first + axes.length),
         ],
       };
     }

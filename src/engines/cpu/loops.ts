@@ -90,7 +90,7 @@ export class Loops {
   #unitStrides(spec: NestSpec, places: Place[], group: Group, later: (() => void)[]): NestSpec {
     const inner = spec.dims.length - 1;
     const tail = innerDims(spec, group);
-    const good = (operand: LoopOperand, axis: number) => operand.strides[axis]! <= 1;
+    const good = ({ strides }: LoopOperand, axis: number) => strides[axis] === 0 || strides[axis] === 1;
     if (tail === 1 && spec.operands.every((operand) => good(operand, inner))) return spec;
     if (group.columns === 0 && group.kind === "loop") {
       // Any dimension may be the inner one.

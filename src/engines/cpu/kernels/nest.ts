@@ -134,7 +134,7 @@ export abstract class NestWriter {
     this.spec = spec;
     this.columns = spec.dims.at(-1)!;
     invariant(
-      spec.operands.every(({ strides }) => strides.length === spec.dims.length && strides.at(-1)! <= 1),
+      spec.operands.every(({ strides }) => strides.length === spec.dims.length && [0, 1].includes(strides.at(-1)!)),
       () => "a loop's operands do not fit its dimensions",
     );
     let words = firstFreeSlot;
