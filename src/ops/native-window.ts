@@ -45,6 +45,92 @@ function forward({ kernel, stride, dilation, out }: Window): WindowAxis {
   return { kernel, step: dilation, out, stride, begin: 0 };
 }
 
+// Winograd's F(4 x 4, 3 x 3) (Lavin and Gray, arXiv 1509.09308): 36 products for 16 results of 9 taps each.
+const inputTransform = [
+  [4, 0, -5, 0, 1, 0],
+  [0, -4, -4, 1, 1, 0],
+  [0, 4, -4, -1, 1, 0],
+  [0, -2, -1, 2, 1, 0],
+  [0, 2, -1, -2, 1, 0],
+  [0, 4, 0, -5, 0, 1],
+];
+const filterTransform = [
+  [1 / 4, 0, 0],
+  [-1 / 6, -1 / 6, -1 / 6],
+  [-1 / 6, 1 / 6, -1 / 6],
+  [1 / 24, 1 / 12, 1 / 6],
+  [1 / 24, -1 / 12, 1 / 6],
+  [0, 0, 1],
+];
+const outputTransform = [
+  [1, 1, 1, 1, 1, 0],
+  [0, 1, -1, 2, -2, 0],
+  [0, 1, 1, 4, 4, 0],
+  [0, 1, -1, 8, -8, 1],
+];
+const tile = 4;
+const reach = tile + 2;
+
+/** Positions from which on the products that it saves outweigh reading four times as many weights. */
+const winogradFrom = 128;
+
+/**
+ * 3 x 3 windows, one apart, of x [N, H, W, C] with filters [O, C, 3, 3], flipped where windows count down: [N, ...outs, O]. An element that is not
+ * finite makes all of its tiles NaN.
+ */
+function winograd(
+  n: Native,
+  x: NativeArray,
+  axes: readonly WindowAxis[],
+  filters: NativeArray,
+  flipped: boolean,
+  dtype: DType,
+): NativeArray {
+  const [batch, channels] = [x.shape[0]!, x.shape.at(-1)!];
+  const rows = filters.shape[0]!;
+  const counts = axes.map(({ out }) => Math.ceil(out / tile));
+  const first = axes.map(({ begin }) => begin - (flipped ? 2 : 0));
+  // Whole tiles, whose ends may lie beyond x.
+  const extents = counts.map((count, i) => Math.max(x.shape[1 + i]!, first[i]! + (count - 1) * tile + reach));
+  const whole = spaced(
+    n,
+    x,
+    extents.map((extent) => ({ begin: 0, stride: 1, extent })),
+    0,
+  );
+  const tiles = n.windows(
+    whole,
+    1,
+    counts.map((out, i) => ({ kernel: reach, step: 1, out, stride: tile, begin: first[i]! })),
+  ); // [N, TH, TW, 6, 6, C]
+  const points = n.separable("fp32", tiles, [3, 4], inputTransform, [3, 4, 0, 1, 2, 5]);
+  const transform = flipped ? filterTransform.map((row) => row.toReversed()) : filterTransform;
+  const weights = n.separable("fp32", n.permute(filters, [2, 3, 1, 0]), [0, 1], transform, [0, 1, 2, 3]);
+  const total = batch * sizeOf(counts);
+  const products = n.matmul(
+    "fp32",
+    n.reshape(points, [reach * reach, total, channels]),
+    n.reshape(weights, [reach * reach, channels, rows]),
+    false,
+    false,
+  );
+  const results = n.separable(
+    dtype,
+    n.reshape(products, [reach, reach, batch, ...counts, rows]),
+    [0, 1],
+    outputTransform,
+    [2, 3, 0, 4, 1, 5],
+  ); // [N, TH, 4, TW, 4, O]
+  const all = n.reshape(results, [batch, ...counts.map((count) => count * tile), rows]);
+  const size = [batch, ...axes.map(({ out }) => out), rows];
+  return n.slice(
+    all,
+    size.map(() => 0),
+    size,
+    size.map(() => 1),
+  );
+}
+
 /** Correlates windows of x [N, ..., C] with filters [O, C / groups, ...kernel]: [N, O, ...outs]. */
 function correlate(
   n: Native,
@@ -64,6 +150,13 @@ function correlate(
   const windows = n.windows(x, 1, axes); // [N, ...outs, ...kernel, C]
   const summed: DType = bias === undefined ? dtype : "fp32";
   let product: NativeArray; // [N, ...outs, O]
+  const flipped = axes.every(({ step }) => step === -1);
+  const fits = axes.every(({ kernel: size, stride, step }) => size === 3 && stride === 1 && (step === 1 || flipped));
+  if (d === 2 && fits && groups === 1 && perGroup % 16 === 0 && rows % 16 === 0 && batch * positions >= winogradFrom) {
+    const sums = winograd(n, x, axes, filters, flipped, bias === undefined ? dtype : "fp32");
+    const biased = bias === undefined ? sums : n.map(dtype, [sums, bias], (v, a, b) => v.add(a!, b!));
+    return n.reshape(channelsFirst(n, biased), shape);
+  }
   if (groups === 1 && positions < taps && batch > 1) {
     // Few positions and large kernels, the derivative of weights: sums over windows, whose rows are (position, sample).
     const columns = n.permute(windows, [1 + 2 * d, ...range(1 + d, d), ...range(1, d), 0]);

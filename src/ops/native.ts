@@ -27,6 +27,9 @@ export interface WindowAxis {
   readonly begin: number;
 }
 
+/** Rows of a matrix. */
+export type SmallMatrix = readonly (readonly number[])[];
+
 /**
  * The primitives. Floats are computed in fp32 whatever their storage; results of `dtype` fp16 are rounded where they are stored, and in strict
  * rounding at every operator. Sums of floats accumulate in fp32.
@@ -49,6 +52,11 @@ export interface Native<A extends NativeArray = NativeArray> {
   assemble(dtype: DType, shape: Shape, fill: number | undefined, pieces: readonly Piece<A>[]): A;
   /** x [...B, M, K] y [...B, K, N], either transposed. */
   matmul(dtype: DType, x: A, y: A, transposeX: boolean, transposeY: boolean): A;
+  /**
+   * A small matrix along two axes of x: element (I, J) of the result is the sum over (i, j) of matrix[I][i] matrix[J][j] x(i, j), in fp32. The result
+   * has its axes in the order `perm`, and the last axis of both is x's last.
+   */
+  separable(dtype: DType, x: A, axes: readonly [number, number], matrix: SmallMatrix, perm: readonly number[]): A;
   gather(x: A, indices: A, axis: number): A;
   scatter(data: A, indices: A, updates: A, axis: number, mode: "add" | "update"): A;
 }

@@ -4,7 +4,8 @@ import type { DType, ValueArray } from "../../core/dtype.ts";
 import { invariant } from "../../core/errors.ts";
 import { broadcastShapes, type Shape, sizeOf, stridesOf } from "../../core/shape.ts";
 import { type Instruction, instructionOperands, type Program } from "../../ir/program.ts";
-import type { Native, NativeArray, Piece, WindowAxis } from "../../ops/native.ts";
+import { offsetsOf } from "../../ops/kernels/loops.ts";
+import type { Native, NativeArray, Piece, SmallMatrix, WindowAxis } from "../../ops/native.ts";
 import type { Lane, Lanes } from "../../ops/vector.ts";
 import type { Node } from "./expression.ts";
 import type { ReduceKind } from "./machine.ts";
@@ -34,6 +35,13 @@ export type Source =
       readonly y: GraphArray;
       readonly transposeX: boolean;
       readonly transposeY: boolean;
+    }
+  | {
+      readonly kind: "separable";
+      readonly x: GraphArray;
+      readonly axes: readonly [number, number];
+      readonly matrix: SmallMatrix;
+      readonly perm: readonly number[];
     }
   | {
       readonly kind: "gather";
@@ -101,6 +109,8 @@ export function operandsOf({ source }: GraphArray): readonly GraphArray[] {
       return [source.x];
     case "matmul":
       return [source.x, source.y];
+    case "separable":
+      return [source.x];
     case "gather":
       return [source.x, source.indices];
     case "scatter":
@@ -324,6 +334,23 @@ class Builder implements Native<GraphArray> {
     return this.make(dtype, [...batch, m, n], { kind: "matmul", x, y, transposeX, transposeY });
   }
 
+  separable(
+    dtype: DType,
+    x: GraphArray,
+    axes: readonly [number, number],
+    matrix: SmallMatrix,
+    perm: readonly number[],
+  ): GraphArray {
+    const natural = x.shape.map((extent, axis) => (axes.includes(axis) ? matrix.length : extent));
+    const shape = perm.map((axis) => natural[axis]!);
+    const { root, offset, strides } = accessOf(x, contiguousOf) ?? { root: x, offset: 0, strides: [] };
+    if (root.source.kind === "constant" && strides.length > 0) {
+      const data = separableOf(root.source.data, { shape: x.shape, offset, strides }, axes, matrix, perm);
+      return this.make(dtype, shape, { kind: "constant", data });
+    }
+    return this.make(dtype, shape, { kind: "separable", x, axes, matrix, perm });
+  }
+
   gather(x: GraphArray, indices: GraphArray, axis: number): GraphArray {
     const shape = [...x.shape.slice(0, axis), ...indices.shape, ...x.shape.slice(axis + 1)];
     return this.make(x.dtype, shape, { kind: "gather", x, indices, axis, at: this.#instruction });
@@ -346,6 +373,45 @@ class Builder implements Native<GraphArray> {
       at: this.#instruction,
     });
   }
+}
+
+const contiguousOf = (root: GraphArray) => contiguous(root.shape);
+
+/** `Native.separable` of a constant, in double precision. */
+function separableOf(
+  data: ValueArray,
+  { shape, offset, strides }: { readonly shape: Shape; readonly offset: number; readonly strides: readonly number[] },
+  [a, b]: readonly [number, number],
+  matrix: SmallMatrix,
+  perm: readonly number[],
+): Float32Array<ArrayBuffer> {
+  const natural = shape.map((extent, axis) => (axis === a || axis === b ? matrix.length : extent));
+  const result = new Float32Array(sizeOf(natural));
+  const target = contiguous(perm.map((axis) => natural[axis]!));
+  const to = natural.map((_, axis) => target[perm.indexOf(axis)]!);
+  const outer = shape.map((extent, axis) => (axis === a || axis === b ? 1 : extent));
+  const sources = offsetsOf(outer, strides);
+  const targets = offsetsOf(outer, to);
+  const [rows, columns] = [shape[a]!, shape[b]!];
+  const half = new Float64Array(matrix.length * columns);
+  for (const [at, source] of sources.entries()) {
+    for (const [i, row] of matrix.entries()) {
+      for (let column = 0; column < columns; column++) {
+        let sum = 0;
+        for (let each = 0; each < rows; each++)
+          sum += row[each]! * data[offset + source + each * strides[a]! + column * strides[b]!]!;
+        half[i * columns + column] = sum;
+      }
+    }
+    for (let i = 0; i < matrix.length; i++) {
+      for (const [j, row] of matrix.entries()) {
+        let sum = 0;
+        for (let each = 0; each < columns; each++) sum += row[each]! * half[i * columns + each]!;
+        result[targets[at]! + i * to[a]! + j * to[b]!] = sum;
+      }
+    }
+  }
+  return result;
 }
 
 /** The permutation that undoes `perm`. */

@@ -8,6 +8,7 @@ import { contiguous, type GraphArray, isZero, type SourceOf } from "./graph.ts";
 import { planCopy, planFill } from "./kernels/copy.ts";
 import { planGather } from "./kernels/index-gather.ts";
 import { planScatter } from "./kernels/index-scatter.ts";
+import { planSeparable } from "./kernels/separable-x64.ts";
 import type { Layout } from "./layout.ts";
 import { type Memory, ownerOf, type Place, requireInside } from "./memory.ts";
 import type { Steps, Target } from "./steps.ts";
@@ -55,6 +56,41 @@ export class Moves {
     const place = this.#memory.allocate("arena", array.size * dtypeBytes[dtype]);
     this.copy(dtype, shape, { place: this.#memory.place(root, offset), strides }, { place, strides: wanted });
     return place;
+  }
+
+  /** A small matrix along two axes. */
+  separable(array: GraphArray): void {
+    const { x, axes, matrix, perm } = array.source as SourceOf<"separable">;
+    const { isa, threads } = this.#target;
+    const access = this.#layout.access(x);
+    const lanes = x.shape.length - 1;
+    const inPlace = access.strides[lanes] === 1;
+    const from = inPlace ? this.#memory.place(access.root, access.offset) : this.dense(x);
+    const strides = inPlace ? access.strides : contiguous(x.shape);
+    const target = this.#layout.place(array).strides;
+    const to = this.#memory.place(array);
+    const natural = x.shape.map((_, axis) => target[perm.indexOf(axis)]!);
+    const shape = perm.map((_, i) => array.shape[perm.indexOf(i)]!);
+    requireInside(from, x.dtype, x.shape, strides);
+    requireInside(to, array.dtype, shape, natural);
+    const plan = planSeparable(
+      {
+        from: { storage: x.dtype as "fp16" | "fp32", strides },
+        to: { storage: array.dtype as "fp16" | "fp32", strides: natural },
+        shape: x.shape,
+        axes,
+        matrix,
+      },
+      isa,
+      threads,
+    );
+    this.#steps.native(
+      "separable",
+      plan,
+      (arg) => (arg === "from" ? from : to),
+      (arg) => arg === "to",
+      array.operator,
+    );
   }
 
   gather(array: GraphArray): void {

@@ -62,6 +62,7 @@ export function planProgram(program: Program, options: PlanOptions): Plan {
   const single = (array: GraphArray) => {
     const { kind } = array.source;
     if (kind === "matmul") products.matmul(array);
+    else if (kind === "separable") moves.separable(array);
     else if (kind === "gather") moves.gather(array);
     else if (kind === "scatter") moves.scatter(array);
     else if (kind === "assemble") moves.assemble(array);
