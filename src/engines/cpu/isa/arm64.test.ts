@@ -995,6 +995,58 @@ describe("arm64 assembler", () => {
     }
   });
 
+  test("refuses numbers that no operand can be, wherever one is taken", () => {
+    /** Calls by method and mnemonic: one of each. */
+    const calls = new Map<string, readonly [name: string, args: readonly unknown[]]>();
+    const recorder = new Arm64();
+    let depth = 0;
+    const methods = Object.getOwnPropertyNames(Arm64.prototype).filter((name) => !/^(constructor|length)$/.test(name));
+    for (const name of methods) {
+      const method = Reflect.get(recorder, name) as (...args: unknown[]) => unknown;
+      Reflect.set(recorder, name, (...args: unknown[]) => {
+        if (depth === 0)
+          calls.set(`${name} ${typeof args[0] === "string" ? args[0] : ""} ${args.length}`, [name, args]);
+        depth++;
+        try {
+          return method.apply(recorder, args);
+        } finally {
+          depth--;
+        }
+      });
+    }
+    for (const { emit } of forms) emit(recorder);
+    const called = new Set([...calls.values()].map(([name]) => name));
+    expect(methods.filter((name) => !called.has(name))).toEqual(["finish", "dword", "align", "adrp", "addLow12"]);
+
+    const accepted: string[] = [];
+    /** The same value with one of its numbers, or of those in it, replaced. */
+    const spoiled = function* (value: unknown, bad: number): Generator<unknown> {
+      if (typeof value === "number") yield bad;
+      else if (Array.isArray(value)) yield [value[0], bad];
+      else if (typeof value === "object" && !(value instanceof Label)) {
+        for (const [key, part] of Object.entries(value as Mem)) {
+          if (typeof part === "number") yield { ...(value as Mem), [key]: bad };
+        }
+      }
+    };
+    for (const [key, [name, args]] of calls) {
+      for (const bad of [NaN, 0.3, 2 ** 40 + 1, -(2 ** 40) - 1, Infinity]) {
+        for (const [i, value] of args.entries()) {
+          for (const other of spoiled(value, bad)) {
+            const asm = new Arm64();
+            try {
+              Reflect.apply(Reflect.get(asm, name), asm, args.with(i, other));
+              accepted.push(`${key}: argument ${i} = ${typeof other === "object" ? JSON.stringify(other) : bad}`);
+            } catch (error) {
+              if (asm.length !== 0 || !/^anekit bug/.test((error as Error).message)) accepted.push(`${key}: ${error}`);
+            }
+          }
+        }
+      }
+    }
+    expect(accepted).toEqual([]);
+  });
+
   test("refuses what cannot be encoded, by the instruction's name", () => {
     for (const [message, emit] of Object.entries(refusals)) {
       const asm = new Arm64();

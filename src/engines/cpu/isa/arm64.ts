@@ -329,6 +329,14 @@ function widthBit(name: string, ...registers: readonly Gp[]): 0 | 1 {
   return narrow ? 0 : 1;
 }
 
+/** The bits of an integer of so many bits, signed or not; undefined where it does not fit, or is none. */
+function integerBits(value: number | bigint, width: number): bigint | undefined {
+  if (typeof value === "number" && !Number.isInteger(value)) return undefined;
+  const big = BigInt(value);
+  const bits = BigInt.asUintN(width, big);
+  return big === bits || big === BigInt.asIntN(width, big) ? bits : undefined;
+}
+
 const isKey = <K extends string>(table: Readonly<Record<K, unknown>>, key: string): key is K =>
   Object.hasOwn(table, key);
 
@@ -444,12 +452,8 @@ export class Arm64 {
   /** dst = any value of its width: one instruction where that can be, at most one for every 16 bits. */
   movImm(dst: Gp, value: number | bigint): void {
     const width = isNarrow(dst) ? 32 : 64;
-    const big = BigInt(value);
-    const bits = BigInt.asUintN(width, big);
-    invariant(
-      big === bits || big === BigInt.asIntN(width, big),
-      () => `mov: immediate ${value} does not fit ${width} bits`,
-    );
+    const bits = integerBits(value, width);
+    invariant(bits !== undefined, () => `mov: immediate ${value} does not fit ${width} bits`);
     const parts = Array.from({ length: width / 16 }, (_, i) => Number((bits >> BigInt(16 * i)) & 0xffffn));
     const except = (background: number) => parts.flatMap((part, i) => (part === background ? [] : [i]));
     const ones = except(0xffff).length < except(0).length;
@@ -522,9 +526,8 @@ export class Arm64 {
     const sf = widthBit(op, dst, a);
     if (isKey(logicalImmediates, op)) {
       const width = sf === 1 ? 64 : 32;
-      const big = BigInt(value);
-      const fits = big === BigInt.asUintN(width, big) || big === BigInt.asIntN(width, big);
-      const pattern = fits ? bitmask(big, width) : undefined;
+      const bits = integerBits(value, width);
+      const pattern = bits === undefined ? undefined : bitmask(bits, width);
       invariant(pattern !== undefined, () => `${op}: immediate ${value} is no bitmask of ${width} bits`);
       const target = general(op, dst, op !== "ands");
       return this.dword(logicalImmediates[op] | (sf << 31) | (pattern << 10) | (general(op, a) << 5) | target);
@@ -597,7 +600,7 @@ export class Arm64 {
   /** dst (64 bits) = the 32-bit src, sign-extended. */
   sxtw(dst: Gp, src: Gp): void {
     invariant(!isNarrow(dst) && isNarrow(src), () => "sxtw: extends 32 bits to 64");
-    this.#bitfield("sxtw", 0x13000000, dst, numberOf(src), 0, 31);
+    this.dword(0x93407c00 | (general("sxtw", src) << 5) | general("sxtw", dst));
   }
   #bitfield(name: string, base: number, dst: Gp, src: Gp, immr: number, imms: number): void {
     const sf = widthBit(name, dst, src);
@@ -960,9 +963,8 @@ export class Arm64 {
     const { q, size } = arrangements[arrangement];
     invariant(arrangement !== "1d", () => "movi: no arrangement 1d");
     const width = (8 << size) as 8 | 16 | 32 | 64;
-    const big = BigInt(value);
-    const fits = big === BigInt.asUintN(width, big) || big === BigInt.asIntN(width, big);
-    const pattern = fits ? elementPattern(big, width) : undefined;
+    const bits = integerBits(value, width);
+    const pattern = bits === undefined ? undefined : elementPattern(bits, width);
     invariant(pattern !== undefined, () => `movi: immediate ${value} has no encoding for ${arrangement}`);
     this.#modified(q, pattern.op, pattern.cmode, 0, pattern.imm8, vector("movi", dst));
   }
@@ -1026,7 +1028,8 @@ export class Arm64 {
       return this.dword(bits);
     }
     invariant(write === "post", () => `${op}: changes its base afterwards only`);
-    if (index === undefined) range(op, "offset", offset, bytes, bytes);
+    const all = index === undefined ? bytes : 0;
+    range(op, "offset", offset, all, all);
     const increment = index === undefined ? 31 : range(op, "index register", index, 0, 30);
     this.dword(bits | (1 << 23) | (increment << 16));
   }
