@@ -2,7 +2,71 @@
 // manual (DDI 0487); arm64.test.ts holds every form against bytes made by GNU as.
 
 import { invariant } from "../../../core/errors.ts";
-import { bitmask, elementPattern, float8 } from "./arm64-immediates.ts";
+import {
+  type AluImmediateOp,
+  type AluOp,
+  type AtomicOp,
+  aluOps,
+  atomicOps,
+  type Barrier,
+  barriers,
+  binaries,
+  type FieldOp,
+  fieldOps,
+  logicalImmediates,
+  logicals,
+  longProducts,
+  type Order,
+  orders,
+  type PairOp,
+  type PairwiseOp,
+  type Precision,
+  type Prefetch,
+  pairwiseOps,
+  precisions,
+  prefetches,
+  type SelectOp,
+  type StructureOp,
+  type SystemRegister,
+  selectOps,
+  structureOpcodes,
+  sums,
+  systemRegisters,
+  type UnaryOp,
+  unaryOps,
+  type VecSize,
+  vecSizes,
+} from "./arm64-general.ts";
+import { bitmask, elementPattern } from "./arm64-immediates.ts";
+import {
+  type Cond,
+  cond,
+  consecutive,
+  extensions,
+  floatImmediate,
+  type Gp,
+  general,
+  general64,
+  generalFor,
+  gp,
+  integerBits,
+  isKey,
+  isNarrow,
+  Label,
+  laneField,
+  type Mem,
+  type Modifier,
+  numberOf,
+  opposite,
+  range,
+  shiftKinds,
+  type Vec,
+  vector,
+  vectorLength,
+  w,
+  widthBit,
+  zeroLike,
+} from "./arm64-operands.ts";
 import {
   type Arrangement,
   arrangements,
@@ -24,321 +88,12 @@ import {
   vecOps,
 } from "./arm64-vector.ts";
 
-/** A general register: x0 to x30 are 0 to 30, then xzr and sp; `w` makes 32-bit ones. */
-export type Gp = number & { readonly gp?: never };
-/** A vector register, by number. */
-export type Vec = number & { readonly vec?: never };
-
-/** General registers, 64 bits. */
-export const gp = {
-  x0: 0,
-  x1: 1,
-  x2: 2,
-  x3: 3,
-  x4: 4,
-  x5: 5,
-  x6: 6,
-  x7: 7,
-  x8: 8,
-  x9: 9,
-  x10: 10,
-  x11: 11,
-  x12: 12,
-  x13: 13,
-  x14: 14,
-  x15: 15,
-  x16: 16,
-  x17: 17,
-  x18: 18,
-  x19: 19,
-  x20: 20,
-  x21: 21,
-  x22: 22,
-  x23: 23,
-  x24: 24,
-  x25: 25,
-  x26: 26,
-  x27: 27,
-  x28: 28,
-  x29: 29,
-  x30: 30,
-  xzr: 31,
-  sp: 32,
-} as const satisfies Record<string, Gp>;
-
-const narrowFlag = 64;
-/** The lower half of a general register; writing it clears the upper half. */
-export function w(register: Gp): Gp {
-  return register | narrowFlag;
-}
-const isNarrow = (register: Gp) => register >= narrowFlag;
-
-/** How an index or an operand is widened from its register before it is shifted. */
-export type Extend = "uxtb" | "uxth" | "uxtw" | "uxtx" | "sxtb" | "sxth" | "sxtw" | "sxtx";
-const extensions = { uxtb: 0, uxth: 1, uxtw: 2, uxtx: 3, sxtb: 4, sxth: 5, sxtw: 6, sxtx: 7 } as const;
-const shiftKinds = { lsl: 0, lsr: 1, asr: 2, ror: 3 } as const;
-export type ShiftKind = keyof typeof shiftKinds;
-/** The last operand shifted, or widened and then shifted to the left. */
-export type Modifier = readonly [kind: ShiftKind | Extend, amount: number];
-
-/** An address; see `mem`, `indexed`, `pre`, `post`. */
-export interface Mem {
-  readonly base: Gp;
-  readonly offset: number;
-  /** A general register: 64 bits, or 32 bits with `extend`. */
-  readonly index?: Gp;
-  readonly extend?: "uxtw" | "sxtw" | "sxtx";
-  /** Bits by which the index is shifted: 0, or the logarithm of the bytes moved. */
-  readonly shift?: number;
-  /** The base register changes by the offset, before or after the access. */
-  readonly write?: "pre" | "post";
-}
-
-/** [base + offset]: bytes, either a multiple of the access's size below 4096 of them, or any from -256 to 255. */
-export function mem(base: Gp, offset = 0): Mem {
-  return { base, offset };
-}
-/** [base + (index << shift)]. */
-export function indexed(base: Gp, index: Gp, shift = 0, extend?: Mem["extend"]): Mem {
-  return extend === undefined ? { base, offset: 0, index, shift } : { base, offset: 0, index, shift, extend };
-}
-/** [base += offset]. */
-export function pre(base: Gp, offset: number): Mem {
-  return { base, offset, write: "pre" };
-}
-/** [base], then base += offset. */
-export function post(base: Gp, offset: number): Mem {
-  return { base, offset, write: "post" };
-}
-/** [base], then base += index; for structure loads and stores. */
-export function postIndexed(base: Gp, index: Gp): Mem {
-  return { base, offset: 0, index, write: "post" };
-}
-
-/** A place in the code; bound once. */
-export class Label {
-  /** Offset in the code, -1 until bound. */
-  at = -1;
-}
-
-/** Condition codes. `lo` to `hi` are unsigned; after a comparison of floats mi is less, ls less or equal, gt greater, ge, vs unordered. */
-export const cond = {
-  eq: 0,
-  ne: 1,
-  hs: 2,
-  lo: 3,
-  mi: 4,
-  pl: 5,
-  vs: 6,
-  vc: 7,
-  hi: 8,
-  ls: 9,
-  ge: 10,
-  lt: 11,
-  gt: 12,
-  le: 13,
-} as const;
-export type Cond = keyof typeof cond;
-const opposite = {
-  eq: "ne",
-  ne: "eq",
-  hs: "lo",
-  lo: "hs",
-  mi: "pl",
-  pl: "mi",
-  vs: "vc",
-  vc: "vs",
-  hi: "ls",
-  ls: "hi",
-  ge: "lt",
-  lt: "ge",
-  gt: "le",
-  le: "gt",
-} as const satisfies Record<Cond, Cond>;
-
-/** Precision of scalar floating point. */
-export type Precision = "h" | "s" | "d";
-const precisions = { s: 0, d: 1, h: 3 } as const satisfies Record<Precision, number>;
-/** Size of a vector register's access. */
-export type VecSize = "b" | "h" | "s" | "d" | "q";
-const vecSizes = { b: 0, h: 1, s: 2, d: 3, q: 4 } as const satisfies Record<VecSize, number>;
-
-/** Atomic operations on memory (LSE); `swp` stores the operand. */
-export const atomicOps = {
-  ldadd: 0x0000,
-  ldclr: 0x1000,
-  ldeor: 0x2000,
-  ldset: 0x3000,
-  ldsmax: 0x4000,
-  ldsmin: 0x5000,
-  ldumax: 0x6000,
-  ldumin: 0x7000,
-  swp: 0x8000,
-} as const;
-export type AtomicOp = keyof typeof atomicOps;
-/** Acquire, release, both, or neither. */
-export type Order = "" | "a" | "l" | "al";
-const orders = { "": 0, l: 1, a: 2, al: 3 } as const satisfies Record<Order, number>;
-
-export const prefetches = {
-  pldl1keep: 0,
-  pldl1strm: 1,
-  pldl2keep: 2,
-  pldl2strm: 3,
-  pldl3keep: 4,
-  pldl3strm: 5,
-  pstl1keep: 16,
-  pstl1strm: 17,
-  pstl2keep: 18,
-  pstl2strm: 19,
-  pstl3keep: 20,
-  pstl3strm: 21,
-} as const;
-export type Prefetch = keyof typeof prefetches;
-
-export const barriers = { ish: 11, ishst: 10, ishld: 9, sy: 15, st: 14, ld: 13 } as const;
-export type Barrier = keyof typeof barriers;
-
-/** System registers that programs may read. */
-export const systemRegisters = {
-  cntvct_el0: 0xd53be040,
-  cntfrq_el0: 0xd53be000,
-  fpcr: 0xd53b4400,
-  fpsr: 0xd53b4420,
-} as const;
-export type SystemRegister = keyof typeof systemRegisters;
-
-/** Sums, and logical operations on the second operand or its complement: the register forms. */
-const sums = { add: 0x0b000000, adds: 0x2b000000, sub: 0x4b000000, subs: 0x6b000000 } as const;
-const logicals = {
-  and: 0x0a000000,
-  bic: 0x0a200000,
-  orr: 0x2a000000,
-  orn: 0x2a200000,
-  eor: 0x4a000000,
-  eon: 0x4a200000,
-  ands: 0x6a000000,
-  bics: 0x6a200000,
-} as const;
-const logicalImmediates = { and: 0x12000000, orr: 0x32000000, eor: 0x52000000, ands: 0x72000000 } as const;
-const binaries = {
-  udiv: 0x1ac00800,
-  sdiv: 0x1ac00c00,
-  lsl: 0x1ac02000,
-  lsr: 0x1ac02400,
-  asr: 0x1ac02800,
-  ror: 0x1ac02c00,
-} as const;
-/** Products of 64 bits, the upper half or of lower halves. */
-const products = { smulh: 0x9b407c00, umulh: 0x9bc07c00 } as const;
-const longProducts = { smull: 0x9b207c00, umull: 0x9ba07c00 } as const;
-/** dst = a op b. */
-export const aluOps = { ...sums, ...logicals, ...binaries, ...products, ...longProducts } as const;
-export type AluOp = keyof typeof aluOps;
-export type AluImmediateOp = keyof typeof sums | keyof typeof logicalImmediates | ShiftKind;
-
-/** One operand; `rev` of 64 bits has an opcode of its own. */
-export const unaryOps = {
-  rbit: 0x5ac00000,
-  rev16: 0x5ac00400,
-  rev32: 0xdac00800,
-  rev: 0x5ac00800,
-  clz: 0x5ac01000,
-  cls: 0x5ac01400,
-} as const;
-export type UnaryOp = keyof typeof unaryOps;
-
-/** Fields of `width` bits at bit `lsb`: taken from the source (x) or put into the result (i), where the other bits are zeros, signs or kept. */
-export const fieldOps = {
-  ubfx: { base: 0x53000000, insert: false },
-  sbfx: { base: 0x13000000, insert: false },
-  bfxil: { base: 0x33000000, insert: false },
-  ubfiz: { base: 0x53000000, insert: true },
-  sbfiz: { base: 0x13000000, insert: true },
-  bfi: { base: 0x33000000, insert: true },
-} as const;
-export type FieldOp = keyof typeof fieldOps;
-
-/** dst = condition ? a : b, where b may be incremented, complemented or negated. */
-export const selectOps = { csel: 0x1a800000, csinc: 0x1a800400, csinv: 0x5a800000, csneg: 0x5a800400 } as const;
-export type SelectOp = keyof typeof selectOps;
-
-export type PairOp = "ldp" | "stp" | "ldnp" | "stnp";
-
-/** By elements of a structure, then by registers. */
-const structureOpcodes: Readonly<Record<"1" | "2" | "3" | "4", Readonly<Record<number, number>>>> = {
-  1: { 1: 0b0111, 2: 0b1010, 3: 0b0110, 4: 0b0010 },
-  2: { 2: 0b1000 },
-  3: { 3: 0b0100 },
-  4: { 4: 0b0000 },
-};
-export type StructureOp = "ld1" | "ld2" | "ld3" | "ld4" | "st1" | "st2" | "st3" | "st4";
-
-/** Of two neighbouring elements one. */
-export const pairwiseOps = {
-  faddp: 0x1e30d800,
-  fmaxp: 0x1e30f800,
-  fminp: 0x1eb0f800,
-  fmaxnmp: 0x1e30c800,
-  fminnmp: 0x1eb0c800,
-} as const;
-export type PairwiseOp = keyof typeof pairwiseOps;
+export type { Cond, Extend, Gp, Mem, Modifier, ShiftKind, Vec } from "./arm64-operands.ts";
+export { cond, gp, indexed, Label, mem, post, postIndexed, pre, w } from "./arm64-operands.ts";
 
 type FixupKind = "branch26" | "branch19" | "branch14" | "adr" | "adrp" | "low12";
 
-function range(name: string, what: string, value: number, low: number, high: number, step = 1): number {
-  invariant(
-    Number.isInteger(value) && value >= low && value <= high && value % step === 0,
-    () =>
-      `${name}: ${what} ${value} is not ${step === 1 ? "a whole number" : `a multiple of ${step}`} from ${low} to ${high}`,
-  );
-  return value;
-}
-
 const setsFlags = (op: keyof typeof sums) => op === "adds" || op === "subs";
-const numberOf = (register: Gp) => register & (narrowFlag - 1);
-
-/** Number of a general register; 31 means zero, or the stack pointer where `stack` is set. */
-function general(name: string, register: Gp, stack = false): number {
-  const number = numberOf(register);
-  const valid = Number.isInteger(register) && register >= 0 && register < 2 * narrowFlag;
-  invariant(
-    valid && (number < 31 || number === (stack ? gp.sp : gp.xzr)),
-    () => `${name}: register ${number === gp.sp ? "sp" : number === gp.xzr ? "xzr" : register} cannot be used here`,
-  );
-  return Math.min(number, 31);
-}
-
-/** The same for registers that must be of 64 bits. */
-function general64(name: string, register: Gp, stack = false): number {
-  invariant(!isNarrow(register), () => `${name}: a 32-bit register cannot be used here`);
-  return general(name, register, stack);
-}
-
-function vector(name: string, register: Vec): number {
-  return range(name, "vector register", register, 0, 31);
-}
-
-/** 1 for 64 bits, 0 for 32; all registers must have the same width. */
-function widthBit(name: string, ...registers: readonly Gp[]): 0 | 1 {
-  const narrow = isNarrow(registers[0]!);
-  invariant(
-    registers.every((register) => isNarrow(register) === narrow),
-    () => `${name}: registers of different widths`,
-  );
-  return narrow ? 0 : 1;
-}
-
-/** The bits of an integer of so many bits, signed or not; undefined where it does not fit, or is none. */
-function integerBits(value: number | bigint, width: number): bigint | undefined {
-  if (typeof value === "number" && !Number.isInteger(value)) return undefined;
-  const big = BigInt(value);
-  const bits = BigInt.asUintN(width, big);
-  return big === bits || big === BigInt.asIntN(width, big) ? bits : undefined;
-}
-
-const isKey = <K extends string>(table: Readonly<Record<K, unknown>>, key: string): key is K =>
-  Object.hasOwn(table, key);
 
 /** Bits of a reference from an instruction at `from` to `to`. */
 function reference(name: string, kind: FixupKind, to: number, from: number): number {
@@ -1096,36 +851,4 @@ export class Arm64 {
     const width = precision === "h" ? 0x40000000 : 0x60000000 | (precisions[precision] << 22);
     this.dword(pairwiseOps[op] | width | (vector(op, src) << 5) | vector(op, dst));
   }
-}
-
-const zeroLike = (register: Gp): Gp => (isNarrow(register) ? w(gp.xzr) : gp.xzr);
-
-/** Registers from `first` on, none beyond v31. */
-function consecutive(name: string, first: Vec, count: number): number {
-  return range(name, "first vector register", first, 0, 32 - count);
-}
-
-/** imm5: element size and lane. */
-function laneField(name: string, of: Arrangement | ElementSize, lane: number): number {
-  const log = isKey(elementSizes, of) ? elementSizes[of] : arrangements[of].size;
-  range(name, "lane", lane, 0, (16 >> log) - 1);
-  return ((lane << (log + 1)) | (1 << log)) << 16;
-}
-
-function vectorLength(name: string, arrangement: Arrangement): number {
-  invariant(arrangement !== "1d", () => `${name}: no arrangement 1d`);
-  return arrangements[arrangement].q << 30;
-}
-
-/** A general register that fits elements: 64 bits for d, else 32. */
-function generalFor(name: string, of: Arrangement | ElementSize, register: Gp): number {
-  const doubles = of === "d" || of === "2d" || of === "1d";
-  invariant(isNarrow(register) !== doubles, () => `${name}: ${of} and a register of ${doubles ? 32 : 64} bits`);
-  return general(name, register);
-}
-
-function floatImmediate(value: number): number {
-  const imm8 = float8(value);
-  invariant(imm8 !== undefined, () => `fmov: immediate ${value} is no float of 8 bits`);
-  return imm8;
 }
