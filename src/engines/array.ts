@@ -75,9 +75,12 @@ export function checkFloat16As(as: Float16As | undefined): void {
 }
 
 /** Copies a port's values out. */
-export function readBuffer(buffer: Buffer, as: Float16As = "float32"): NDArray<DType, Float16As> {
+export function readBuffer(
+  buffer: Buffer,
+  as: Float16As = "float32",
+  view = viewOf(buffer),
+): NDArray<DType, Float16As> {
   const { dtype, shape } = buffer;
-  const view = viewOf(buffer);
   if (dtype !== "fp16" || as === "bits") return new NDArray(dtype, shape, view.slice() as DataOf<DType, Float16As>);
   if (as === "float16") {
     checkFloat16As(as);

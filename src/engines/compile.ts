@@ -3,7 +3,8 @@
 import { type ChipName, findChip } from "../chips/index.ts";
 import type { DType } from "../core/dtype.ts";
 import { AbortedError, ConfigError, DisposedError, EngineError } from "../core/errors.ts";
-import { type Aval, checkShape, type Shape } from "../core/shape.ts";
+import { packFloat16 } from "../core/float16.ts";
+import { type Aval, checkShape, type Shape, sameShape } from "../core/shape.ts";
 import { buildPlan, type Plan, type StageSpec } from "../ir/plan.ts";
 import type { Program } from "../ir/program.ts";
 import { type MilOptions, milFiles } from "../mil/writer.ts";
@@ -16,7 +17,7 @@ import {
   encodeFeed,
   type Feed,
   type Float16As,
-  type NDArray,
+  NDArray,
   readBuffer,
   viewOf,
 } from "./array.ts";
@@ -72,17 +73,38 @@ interface LoadedStage {
   last: { readonly binding: Binding; readonly state: readonly Buffer[] } | undefined;
 }
 
-/** An input whose feed is a typed array of the port's own kind is copied as it is. */
-interface PlainFeed {
+type View = ReturnType<typeof viewOf>;
+
+/** An input with its memory. */
+interface InputPort extends Aval {
   readonly name: string;
-  readonly view: Float32Array | Int32Array;
+  readonly view: View;
 }
 
-/** True for a feed that only needs to be copied. */
-function isPlain({ view }: PlainFeed, feed: Feed | undefined): feed is Float32Array<ArrayBuffer> {
-  return (
-    ArrayBuffer.isView(feed) && feed.constructor === view.constructor && (feed as Float32Array).length === view.length
-  );
+/** An output with its memory, once that was asked for, unless it is state, which may move. */
+interface OutputPort {
+  readonly name: string;
+  readonly buffer: Buffer | undefined;
+  view: View | undefined;
+}
+
+/** What a feed that needs no checks but this one holds: values of the port's own kind, or fp32 values for fp16; undefined for another feed. */
+function plainValues({ dtype, shape, view }: InputPort, feed: Feed | undefined): View | undefined {
+  let values: unknown = feed;
+  if (feed instanceof NDArray) {
+    if (feed.dtype !== dtype || !sameShape(feed.shape, shape)) return undefined;
+    values = feed.data;
+  }
+  const fits =
+    dtype === "fp16"
+      ? values instanceof Float32Array || (values instanceof Uint16Array && values !== feed)
+      : (dtype === "fp32" && values instanceof Float32Array) || (dtype === "int32" && values instanceof Int32Array);
+  return fits && (values as View).length === view.length ? (values as View) : undefined;
+}
+
+function writePlain({ view }: InputPort, values: View): void {
+  if (view instanceof Uint16Array && values instanceof Float32Array) packFloat16(values, view);
+  else view.set(values);
 }
 
 /** A compiled plan with its buffers and state. Disposable; later use is a DisposedError. */
@@ -101,7 +123,8 @@ export class CompiledProgram<K extends string = string, O extends Tensors = Tens
   readonly #viewed = new Set<string>();
   /** Names of the buffers that hold state. */
   readonly #state: readonly string[];
-  readonly #plainFeeds: (PlainFeed | undefined)[];
+  readonly #inputs: InputPort[];
+  readonly #outputs: OutputPort[];
   /** Engines opened for single stages. */
   readonly #engines: readonly Engine[];
   #disposed = false;
@@ -136,9 +159,12 @@ export class CompiledProgram<K extends string = string, O extends Tensors = Tens
       last: undefined,
     }));
     this.#state = [...slots.keys()];
-    this.#plainFeeds = [...plan.feeds].map(([name, buffer]) => {
-      const view = viewOf(this.#buffers.get(buffer)!);
-      return view instanceof Float32Array || view instanceof Int32Array ? { name, view } : undefined;
+    this.#inputs = [...plan.feeds].map(([name, buffer]) => {
+      const { dtype, shape } = plan.buffers.get(buffer)!;
+      return { name, dtype, shape, view: viewOf(this.#buffers.get(buffer)!) };
+    });
+    this.#outputs = [...plan.results].map(([name, buffer]) => {
+      return { name, buffer: this.#buffers.get(buffer), view: undefined };
     });
   }
 
@@ -164,10 +190,16 @@ export class CompiledProgram<K extends string = string, O extends Tensors = Tens
     return id;
   }
 
+  /** True where the buffers that hold state are those of the last run. */
+  #isSameState(state: readonly Buffer[]): boolean {
+    for (let i = 0; i < state.length; i++) if (state[i] !== this.#buffer(this.#state[i]!)) return false;
+    return true;
+  }
+
   /** The binding of a stage to the buffers that hold state right now. */
   #binding(stage: LoadedStage): Binding {
     const { last } = stage;
-    if (last?.state.every((buffer, i) => buffer === this.#buffer(this.#state[i]!))) return last.binding;
+    if (last !== undefined && this.#isSameState(last.state)) return last.binding;
     const buffers = new Map([...stage.buffers].map(([port, name]) => [port, this.#buffer(name)]));
     const key = [...buffers.values()].map((buffer) => this.#id(buffer)).join(",");
     let binding = stage.bindings.get(key);
@@ -202,11 +234,17 @@ export class CompiledProgram<K extends string = string, O extends Tensors = Tens
   }
 
   #results<As extends Float16As>(as: As | undefined): Results<O, As> {
-    // fromEntries defines own properties, also for names like __proto__.
-    const results = [...this.plan.results].map(
-      ([name, buffer]) => [name, readBuffer(this.#buffer(buffer), as)] as const,
-    );
-    return Object.fromEntries(results) as unknown as Results<O, As>;
+    const results: Record<string, NDArray<DType, Float16As>> = {};
+    for (const output of this.#outputs) {
+      const { name, buffer } = output;
+      const value =
+        buffer === undefined
+          ? readBuffer(this.#buffer(this.plan.results.get(name)!), as)
+          : readBuffer(buffer, as, (output.view ??= viewOf(buffer)));
+      if (name !== "__proto__") results[name] = value;
+      else Object.defineProperty(results, name, { value, enumerable: true, writable: true, configurable: true });
+    }
+    return results as unknown as Results<O, As>;
   }
 
   /**
@@ -259,14 +297,26 @@ export class CompiledProgram<K extends string = string, O extends Tensors = Tens
     return this.#results(as);
   }
 
-  /** Copies feeds that need no conversion; false, with nothing written, where one does or something is wrong with them. */
+  /** Writes feeds that need no checks; false, with nothing written, where one does or something is wrong with them. */
   #feedPlainly(feeds: Readonly<Record<string, Feed>>): boolean {
     if (typeof feeds !== "object" || feeds === null) return false;
     let given = 0;
     for (const _name in feeds) given++;
-    if (given !== this.#plainFeeds.length) return false;
-    for (const plain of this.#plainFeeds) if (plain === undefined || !isPlain(plain, feeds[plain.name])) return false;
-    for (const plain of this.#plainFeeds) plain!.view.set(feeds[plain!.name] as Float32Array);
+    const inputs = this.#inputs;
+    const plain: (View | undefined)[] = [];
+    for (let i = 0; i < inputs.length; i++) {
+      const port = inputs[i]!;
+      const feed = feeds[port.name];
+      if (feed === undefined && this.#viewed.has(port.name)) plain.push(undefined);
+      else {
+        const values = this.#plainValues(port, feed);
+        if (values === undefined) return false;
+        plain.push(values);
+        given--;
+      }
+    }
+    if (given !== 0) return false;
+    for (let i = 0; i < inputs.length; i++) if (plain[i] !== undefined) writePlain(inputs[i]!, plain[i]!);
     return true;
   }
 
@@ -274,15 +324,21 @@ export class CompiledProgram<K extends string = string, O extends Tensors = Tens
     this.#checkNames(feeds);
     // All are checked before the first is written.
     const encoded = Object.entries<Feed>(feeds).map(([name, feed]) => {
-      const buffer = this.#buffer(this.plan.feeds.get(name)!);
-      const plain = this.#plainFeeds.find((each) => each?.name === name);
-      const bytes =
-        plain !== undefined && isPlain(plain, feed)
-          ? new Uint8Array(feed.buffer, feed.byteOffset, feed.byteLength)
-          : encodeFeed(`input "${name}"`, buffer, feed);
-      return [buffer, bytes] as const;
+      const port = this.#inputs.find((each) => each.name === name)!;
+      const plain = this.#plainValues(port, feed);
+      return { name, port, plain, bytes: plain === undefined ? encodeFeed(`input "${name}"`, port, feed) : undefined };
     });
-    for (const [buffer, bytes] of encoded) buffer.bytes.set(bytes);
+    for (const { name, port, plain, bytes } of encoded) {
+      if (plain !== undefined) writePlain(port, plain);
+      else this.#buffer(this.plan.feeds.get(name)!).bytes.set(bytes!);
+    }
+  }
+
+  /** Values that can be written as they are: those in an input's own memory may be overwritten before. */
+  #plainValues(port: InputPort, feed: Feed | undefined): View | undefined {
+    const values = plainValues(port, feed);
+    if (values === undefined || this.#viewed.size === 0) return values;
+    return this.#inputs.some(({ view }) => view.buffer === values.buffer) ? undefined : values;
   }
 
   /** The memory of an input or output, fp16 as bit patterns; valid until the next run. An input that was viewed need not be fed. */
@@ -332,7 +388,8 @@ export class CompiledProgram<K extends string = string, O extends Tensors = Tens
     for (const buffer of this.#buffers.values()) buffer[Symbol.dispose]();
     // Views that are still held would keep their memory.
     this.#buffers.clear();
-    this.#plainFeeds.length = 0;
+    this.#inputs.length = 0;
+    this.#outputs.length = 0;
     for (const stage of this.#stages) {
       stage.bindings.clear();
       stage.last = undefined;

@@ -299,6 +299,26 @@ describe("views", () => {
     expect(() => program.view("c" as never)).toThrow(code("CONFIG"));
   });
 
+  test.each(["fp16", "fp32", "int32"] as const)(
+    "what was seen in the memory of %s inputs may be fed to another",
+    async (dtype) => {
+      const a = input([2], { dtype, name: "a" });
+      const b = input([2], { dtype, name: "b" });
+      await using program = await compile({ y: a.reshape([2]), z: b.reshape([2]) }, { engine: "sim" });
+      const of = (...numbers: number[]) =>
+        new NDArray(dtype, [2], (dtype === "int32" ? Int32Array : Float32Array).from(numbers));
+      program.runSync({ a: of(1, 2), b: of(3, 4) });
+      const data = program.view("a");
+      const before = dtype === "fp16" ? new NDArray("fp16", [2], data as never) : (data as Float32Array);
+      const { y, z } = program.runSync({ a: of(5, 6), b: before });
+      expect([values(y!), values(z!)]).toEqual([
+        [5, 6],
+        [1, 2],
+      ]);
+      expect(values(program.runSync({ b: of(7, 8) } as never).y!)).toEqual([5, 6]);
+    },
+  );
+
   test("stay readable after dispose", async () => {
     const program = await compile({ a: [2] }, ({ a }) => ({ y: a.mul(2) }), { engine: "sim" });
     const y = program.view("y");

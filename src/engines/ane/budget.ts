@@ -15,6 +15,7 @@ export class Budget {
   readonly limit: number;
   /** In the order of their last use. */
   readonly #tenants = new Set<Tenant>();
+  #last: Tenant | undefined;
 
   constructor(limit: number) {
     this.limit = limit;
@@ -28,6 +29,8 @@ export class Budget {
 
   /** Notes that a tenant is used now. */
   touch(tenant: Tenant): void {
+    if (tenant === this.#last) return;
+    this.#last = tenant;
     this.#tenants.delete(tenant);
     this.#tenants.add(tenant);
   }
@@ -61,6 +64,7 @@ export class Budget {
   }
 
   forget(tenant: Tenant): void {
+    if (tenant === this.#last) this.#last = undefined;
     this.#tenants.delete(tenant);
   }
 }
