@@ -7,6 +7,7 @@ import { runInNewContext } from "node:vm";
 import type { Engine } from "../src/index.ts";
 import { compile, type EngineChoice, grad, input, openEngine, parameter } from "../src/index.ts";
 import { fuzz } from "../test/cpu/fuzz.ts";
+import { Missing, useDouble } from "./double.ts";
 import { command, root, runSteps, Skip, type Step } from "./steps.ts";
 
 const FUZZ_RUNS = process.env.FUZZ_RUNS ?? "5000";
@@ -14,6 +15,9 @@ const PROGRAM_RUNS = 100_000;
 const COMPILES = 3_000;
 const CPU_PROGRAMS = Number(process.env.CPU_PROGRAMS ?? 2500); // seeds, five or six programs each
 const CPU_COMPILES = 10_000;
+const ANE_COMPILES = 10_000;
+const ANE_RUNS = 1_000_000;
+const ANE_ASYNC_RUNS = 50_000;
 const GROWTH_LIMIT = 2e6; // bytes; a leak of 20 bytes a run shows
 const RESIDENT_LIMIT = 32e6; // bytes; native memory is given back when its views are collected
 
@@ -43,8 +47,8 @@ async function assertFlatMemory(count: number, body: (index: number) => unknown)
   return facts;
 }
 
-/** The same for all memory of the process, native memory included; prints ten figures on the way. */
-async function assertFlatResident(count: number, body: (index: number) => unknown): Promise<string> {
+/** The same for all memory of the process, native memory included, less `kept` bytes a time; prints ten figures on the way. */
+async function assertFlatResident(count: number, body: (index: number) => unknown, kept = 0): Promise<string> {
   const start = performance.now();
   const figures: number[] = [];
   for (let index = 0; index <= count; index++) {
@@ -53,10 +57,12 @@ async function assertFlatResident(count: number, body: (index: number) => unknow
       await new Promise((resolve) => setTimeout(resolve, 10)); // finalizers
       figures.push(process.memoryUsage.rss());
     }
-    if (index < count) await body(index);
+    if (index === count) break;
+    const pending = body(index);
+    if (pending instanceof Promise) await pending;
   }
   const microseconds = ((performance.now() - start) / count) * 1000;
-  const growth = figures.at(-1)! - figures[5]!; // the first half warms up
+  const growth = figures.at(-1)! - figures[5]! - (kept * count) / 2; // the first half warms up
   const megabytes = figures.map((bytes) => (bytes / 1e6).toFixed(1)).join(" ");
   const slope = growth / (count / 2);
   const facts = `${count} times, ${microseconds.toFixed(0)} µs each, resident MB ${megabytes}, ${slope.toFixed(1)} bytes each`;
@@ -80,6 +86,38 @@ function longTest(path: string, variables: Readonly<Record<string, string>>): St
     const output = command("npx", ["vitest", "run", path, "--testTimeout", "3600000"], { env, timeout: 3 * 3600e3 });
     const told = Object.entries(variables).map(([name, value]) => `${name}=${value}`);
     return `${told.join(" ")}: ${/^\d+ passed.*$/m.exec(output)?.[0] ?? "no counts"}`;
+  };
+}
+
+/** The double never gives memory of an object or pool to another, so that it knows late uses: about what it keeps of a compile and of a run, in bytes. */
+const doubleKeeps = { compile: 7000, run: 32 };
+
+/** A job on the Neural Engine's driver over the double of Espresso; nothing may be left of it there. */
+function throughDouble(job: (engine: Engine) => Promise<string>): Step {
+  return async () => {
+    try {
+      using double = useDouble();
+      let facts: string;
+      {
+        using engine = await openEngine("ane");
+        double.computeNothing();
+        facts = await job(engine);
+      }
+      // Memory that was looked at goes back when its views are collected.
+      for (let turn = 0; turn < 5; turn++) {
+        collectGarbage();
+        await new Promise((resolve) => setTimeout(resolve, 100));
+      }
+      const report = double.raw.report();
+      if (report.length > 0) {
+        throw new Error([`${facts}; the double reports ${report.length}:`, ...report.slice(0, 20)].join("\n"));
+      }
+      const { compiles, executes, peakPrograms } = double.raw.counts();
+      return `${facts}; ${compiles} compiles, ${executes} runs, ${peakPrograms} programs at most, nothing left`;
+    } catch (error) {
+      if (error instanceof Missing) throw new Skip(error.message);
+      throw error;
+    }
   };
 }
 
@@ -120,6 +158,21 @@ const jobs: Readonly<Record<string, Step>> = {
   },
   /** Engines with their threads, too. */
   "cpu-engines": () => assertFlatResident(500, async () => (await descent("cpu")).dispose()),
+  "ane-compiles": throughDouble((engine) => {
+    const feeds = { x: new Float32Array(32) };
+    const once = async () => {
+      await using program = await descent(engine);
+      program.runSync(feeds);
+    };
+    return assertFlatResident(ANE_COMPILES, once, doubleKeeps.compile);
+  }),
+  "ane-runs": throughDouble(async (engine) => {
+    await using program = await descent(engine);
+    const feeds = { x: Float32Array.from({ length: 32 }, (_, i) => Math.sin(i)) };
+    const sync = await assertFlatResident(ANE_RUNS, () => program.runSync(feeds), doubleKeeps.run);
+    const async_ = await assertFlatResident(ANE_ASYNC_RUNS, () => program.run(feeds), doubleKeeps.run);
+    return `runSync ${sync}; run ${async_}`;
+  }),
 };
 
 const wanted = process.argv.slice(2);
