@@ -24,7 +24,7 @@ export type DataOf<D extends DType, As extends Float16As = "float32"> = D extend
       : Float32Array<ArrayBuffer>;
 
 /** What a port can be fed with. */
-export type Feed = NDArray | ArrayLike<number> | Nested;
+export type Feed = NDArray<DType, Float16As> | ArrayLike<number> | Nested;
 
 /** A dense row-major array that the caller owns. */
 export class NDArray<D extends DType = DType, As extends Float16As = "float32"> {

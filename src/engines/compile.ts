@@ -125,6 +125,8 @@ export class CompiledProgram<K extends string = string, O extends Tensors = Tens
   readonly #state: readonly string[];
   readonly #inputs: InputPort[];
   readonly #outputs: OutputPort[];
+  /** Values of the feeds of a run that begins. */
+  readonly #plain: (View | undefined)[];
   /** Engines opened for single stages. */
   readonly #engines: readonly Engine[];
   #disposed = false;
@@ -163,6 +165,7 @@ export class CompiledProgram<K extends string = string, O extends Tensors = Tens
       const { dtype, shape } = plan.buffers.get(buffer)!;
       return { name, dtype, shape, view: viewOf(this.#buffers.get(buffer)!) };
     });
+    this.#plain = this.#inputs.map(() => undefined);
     this.#outputs = [...plan.results].map(([name, buffer]) => {
       return { name, buffer: this.#buffers.get(buffer), view: undefined };
     });
@@ -303,20 +306,24 @@ export class CompiledProgram<K extends string = string, O extends Tensors = Tens
     let given = 0;
     for (const _name in feeds) given++;
     const inputs = this.#inputs;
-    const plain: (View | undefined)[] = [];
+    const plain = this.#plain;
     for (let i = 0; i < inputs.length; i++) {
       const port = inputs[i]!;
       const feed = feeds[port.name];
-      if (feed === undefined && this.#viewed.has(port.name)) plain.push(undefined);
-      else {
-        const values = this.#plainValues(port, feed);
-        if (values === undefined) return false;
-        plain.push(values);
-        given--;
-      }
+      plain[i] = undefined;
+      if (feed === undefined && this.#viewed.has(port.name)) continue;
+      const values = this.#plainValues(port, feed);
+      if (values === undefined) return false;
+      plain[i] = values;
+      given--;
     }
     if (given !== 0) return false;
-    for (let i = 0; i < inputs.length; i++) if (plain[i] !== undefined) writePlain(inputs[i]!, plain[i]!);
+    for (let i = 0; i < inputs.length; i++) {
+      const values = plain[i];
+      if (values === undefined) continue;
+      writePlain(inputs[i]!, values);
+      plain[i] = undefined; // the caller's
+    }
     return true;
   }
 
@@ -390,6 +397,7 @@ export class CompiledProgram<K extends string = string, O extends Tensors = Tens
     this.#buffers.clear();
     this.#inputs.length = 0;
     this.#outputs.length = 0;
+    this.#plain.length = 0;
     for (const stage of this.#stages) {
       stage.bindings.clear();
       stage.last = undefined;
