@@ -22,7 +22,7 @@ const usage = `npm run bench -- [NAME…] [options]
 Measures beside PyTorch, ONNX Runtime and OpenBLAS, which it installs into node_modules/.cache/anekit-bench the first time.
 NAME is one of ${files.map(titleOf).join(", ")} (bench/NAME.bench.ts) or a comparison of "anekit bench"; without a name it runs all of both.
 
-  --rounds COUNT   rounds of each measurement (graph makes five)
+  --rounds COUNT   rounds of each measurement (graph makes five, ane 200)
   --json           print one JSON object per line
   --engine NAME    "anekit bench" only: what runs ours
   --tiny           "anekit bench" only: shapes that take no time
