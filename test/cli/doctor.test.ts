@@ -1,0 +1,119 @@
+// `anekit doctor` about the Neural Engine: where there is none, and through the double of Espresso.
+
+import { afterAll, describe, expect, it } from "vitest";
+import { buildDouble, doubleEnvironment, Missing } from "../ane/double/build.ts";
+import { anekit, lines, type Outcome, temporaryFolder } from "./anekit.ts";
+
+const temporary = temporaryFolder();
+
+/** Where there is no C compiler there is no double. */
+function tryBuild(without: readonly string[] = []): string | Missing {
+  try {
+    return buildDouble({ without });
+  } catch (error) {
+    if (error instanceof Missing) return error;
+    throw error;
+  }
+}
+const library = tryBuild();
+
+function variables(config: string, espresso: string, cache: string): Record<string, string> {
+  return {
+    ...doubleEnvironment(config),
+    ANEKIT_ESPRESSO: espresso,
+    ANEKIT_CHIP: /chip=(\w+)/.exec(config)?.[1] ?? "h17s",
+    ANEKIT_CACHE_DIR: temporary.path(cache),
+    ANEKIT_ANE_PACE: "off",
+  };
+}
+
+const doctor = (env: Record<string, string>, ...args: string[]) => anekit(["doctor", ...args], { env });
+
+function parsed({ code, stdout }: Outcome) {
+  expect(code).toBe(0);
+  return JSON.parse(stdout);
+}
+
+describe("without a Neural Engine", () => {
+  it.skipIf(process.platform === "darwin")("one line says so and names the engines that are here", async () => {
+    const [text, json] = await Promise.all([
+      doctor({ ANEKIT_ESPRESSO: "" }),
+      doctor({ ANEKIT_ESPRESSO: "" }, "--json", "--probe"),
+    ]);
+    expect(text).toMatchObject({ code: 0, stderr: "" });
+    const about = lines(text.stdout).filter((line) => /^Neural Engine|^its /.test(line));
+    expect(about).toEqual([
+      expect.stringMatching(/^Neural Engine {2}there is no Neural Engine on \w+; engines here: .*sim$/),
+    ]);
+    expect(json.stderr).toBe("");
+    expect(parsed(json).neuralEngine).toEqual({ available: false, reason: expect.stringContaining("there is no") });
+  });
+
+  it("a library that cannot be loaded is an answer", async () => {
+    const outcome = await doctor(variables("", temporary.path("nothing.so"), "none"));
+    expect(outcome).toMatchObject({ code: 0, stderr: "" });
+    expect(outcome.stdout).toMatch(/^Neural Engine +cannot be used: .*nothing\.so cannot be loaded/m);
+    expect(outcome.stdout).toMatch(/without its library there is no way/);
+    expect(outcome.stdout).toMatch(/^auto takes +(cpu|sim): /m);
+  });
+});
+
+describe.skipIf(library instanceof Missing)("through the double of Espresso", () => {
+  const path = library as string;
+  if (library instanceof Missing) afterAll(() => process.stdout.write(`skipped: ${library.message}\n`));
+
+  it("asks once and again when told to, with progress on stderr", { timeout: 60_000 }, async () => {
+    const env = variables("chip=h13;os=14", path, "cache");
+    const first = await doctor(env);
+    expect(first.code).toBe(0);
+    expect(lines(first.stderr).slice(0, 2)).toEqual([
+      "asking the Neural Engine's compiler: modern syntax …",
+      "asking the Neural Engine's compiler: verbose syntax …",
+    ]);
+    expect(first.stdout).toMatch(/^Neural Engine +can be used: \d+ of \d+ probes right$/m);
+    expect(first.stdout).toMatch(/^its chip +h13 \(ANEKIT_CHIP\); /m);
+    expect(first.stdout).toMatch(/ (\d+) of \1 known functions found$/m);
+    expect(first.stdout).toMatch(/ modern syntax +refused .* InvalidMILProgram/);
+    expect(first.stdout).toMatch(/^its dialect +verbose MIL \(modern: refused\)$/m);
+    expect(first.stdout).toMatch(/ rewritten \(boolCast: refused\): /);
+    expect(first.stdout).toMatch(/ state is replaced in place$/m);
+    expect(first.stdout).toMatch(/^auto takes +ane: /m);
+
+    const second = await doctor(env, "--json");
+    expect(second.stderr).toBe("");
+    const { neuralEngine, engines, auto } = parsed(second);
+    expect(neuralEngine).toMatchObject({ available: true, library: path, symbols: { missing: [], needed: [] } });
+    expect(neuralEngine.probe).toMatchObject({ usable: true, syntax: "verbose", aliasing: true });
+    expect(first.stdout).toContain(neuralEngine.probe.at);
+    expect(neuralEngine.probe.findings.length).toBe(lines(first.stderr).length);
+    expect(engines[0]).toMatchObject({ name: "ane", available: true });
+    expect(auto.engine).toBe("ane");
+
+    const third = await doctor(env, "--json", "--probe");
+    expect(lines(third.stderr).length).toBe(lines(first.stderr).length);
+    expect(Date.parse(parsed(third).neuralEngine.probe.at)).toBeGreaterThan(Date.parse(neuralEngine.probe.at));
+  });
+
+  it("says what the compiler was lost over, and which engine is taken instead", { timeout: 60_000 }, async () => {
+    const [crash, zeros] = await Promise.all([
+      doctor(variables("chip=h17s;os=26;crash-op=gelu", path, "crash")),
+      doctor(variables("chip=h17s;os=26;zeros=1", path, "zeros")),
+    ]);
+    expect(crash.code).toBe(0);
+    expect(crash.stdout).toMatch(/ rewritten \(gelu: crashed\): /);
+    expect(crash.stdout).toMatch(/the compiler was lost over gelu: anekit selftest/);
+    expect(zeros.code).toBe(0);
+    expect(zeros.stdout).toMatch(/^Neural Engine +cannot be used: .*zeros/m);
+    expect(zeros.stdout).toMatch(/^auto takes +(cpu|sim): /m);
+    expect(zeros.stdout).toMatch(/the Neural Engine stays unused: anekit doctor --probe asks again/);
+  });
+
+  it("names the functions that are missing, and which of them matter", { timeout: 60_000 }, async () => {
+    const needed = tryBuild(["e5rt_execution_stream_execute_sync", "e5rt_async_event_create"]) as string;
+    const outcome = await doctor(variables("chip=h17s;os=26", needed, "needed"));
+    expect(outcome).toMatchObject({ code: 0, stderr: "" });
+    expect(outcome.stdout).toMatch(/ missing: e5rt_execution_stream_execute_sync, which anekit needs$/m);
+    expect(outcome.stdout).toMatch(/ missing: e5rt_async_event_create$/m);
+    expect(outcome.stdout).toMatch(/^auto takes +(cpu|sim): /m);
+  });
+});
