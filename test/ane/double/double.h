@@ -28,7 +28,7 @@ typedef struct Handle {
   uint64_t serial;
   uint64_t thread; // that made it
   char made[240];
-  struct Handle *next; // all objects, latest first
+  struct Handle *next; // all live or all buried objects, latest first
 } Handle;
 
 // A call in progress. It stands in a list from before it waits for the lock until it returns, so overlapping use is seen.
@@ -66,7 +66,7 @@ void *make(const Call *call, Kind kind, size_t size, const char *detail);
 void *get(const Call *call, const void *object, Kind kind, const char *argument);
 Handle *known(const void *object); // also released ones; NULL for what is not ours
 void bury(Handle *handle);
-Handle *all_handles(void);
+Handle *all_handles(void); // live ones, latest first
 bool out_cell(const Call *call, void **out);
 bool sane_string(const Call *call, const char *text, size_t most, const char *argument);
 uint64_t this_thread(void);

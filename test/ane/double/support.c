@@ -230,7 +230,8 @@ static const char *const kind_names[KINDS] = {
     "compiler config options", "compiler", "compiler options", "program library", "program function",
     "operation create options", "stream operation", "io port", "buffer object", "execution stream", "async event"};
 
-static Handle *handles;
+static Handle *handles;       // live ones
+static Handle *buried_handles; // kept, so that no address is used twice
 static Handle **table; // open addressing by address
 static size_t table_size, table_used;
 static uint64_t serials;
@@ -261,6 +262,7 @@ void *make(const Call *call, Kind kind, size_t size, const char *detail) {
     table = calloc(table_size, sizeof *table);
     if (table == NULL) abort();
     for (Handle *each = handles; each != NULL; each = each->next) insert(each);
+    for (Handle *each = buried_handles; each != NULL; each = each->next) insert(each);
   }
   insert(handle);
   handle->kind = kind;
@@ -279,6 +281,13 @@ void *make(const Call *call, Kind kind, size_t size, const char *detail) {
 void bury(Handle *handle) {
   handle->live = false;
   counts.live_handles--;
+  for (Handle **at = &handles; *at != NULL; at = &(*at)->next)
+    if (*at == handle) {
+      *at = handle->next;
+      break;
+    }
+  handle->next = buried_handles;
+  buried_handles = handle;
 }
 
 void *get(const Call *call, const void *object, Kind kind, const char *argument) {
