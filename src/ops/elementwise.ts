@@ -530,7 +530,7 @@ export const cast = defineOp({
   support: (_chip, { x }, { dtype }) =>
     (isFloat(x.dtype) || x.dtype === "bool") && (isFloat(dtype as Aval["dtype"]) || dtype === "bool")
       ? true
-      : "integers are not converted on the engine",
+      : "integers are not converted on the engine; use fp16, or a CPU stage",
 });
 
 export const identity = defineOp({

@@ -5,6 +5,7 @@ import { topologicalOrder } from "../ir/node.ts";
 import { lowerGraph, type Program } from "../ir/program.ts";
 import { constantRules } from "./legalize/constants.ts";
 import { type Dialect, defaultDialect, type Target } from "./legalize/dialect.ts";
+import { flagRules } from "./legalize/flags.ts";
 import { functionRules } from "./legalize/functions.ts";
 import { joinRules } from "./legalize/joins.ts";
 import { normRules } from "./legalize/norms.ts";
@@ -36,6 +37,7 @@ export function legalize(program: Program, chip: Chip, { natives }: Dialect = de
   if (!chip.features.mil) requireSupport(program, chip); // no rule can help, and its limits are 0
   const rewriter = new Rewriter([
     ...constantRules,
+    ...flagRules,
     ...functionRules(target),
     ...selectRules(target),
     ...normRules(target),

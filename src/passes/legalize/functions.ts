@@ -6,15 +6,11 @@ import type { Tensor } from "../../tensor.ts";
 import { producer, type Rule, rule } from "../rewrite.ts";
 import { uniformValue } from "./constants.ts";
 import type { Target } from "./dialect.ts";
+import { asNumber } from "./flags.ts";
 
 /** x, as an operator that no compiler takes for nothing: only minus infinity changes, to the lowest fp16 number. */
 export function barrier(x: Tensor): Tensor {
   return x.dtype === "fp16" ? x.maximum(-65504) : x;
-}
-
-/** True as 1, false as 0. */
-export function asNumber(x: Tensor): Tensor {
-  return x.select(x.constantLike(1, [], "fp16"), x.constantLike(0, [], "fp16"));
 }
 
 /**
@@ -110,7 +106,7 @@ export function functionRules({ chip, natives }: Target): Rule[] {
       const source = before?.op === ops.cast ? (before.inputs[0] as Tensor) : undefined;
       if (dtype === "fp16" && x.dtype === "fp32" && source?.dtype === "fp16") return source;
       if (natives.boolCast) return undefined;
-      if (dtype === "fp16" && x.dtype === "bool") return asNumber(x);
+      if (x.dtype === "bool" && (dtype === "fp16" || dtype === "fp32")) return asNumber(x).cast(dtype);
       return dtype === "bool" && x.dtype === "fp16" ? x.notEqual(0) : undefined;
     }),
     // No chip has logic of two bools (ops §4). The same bits.

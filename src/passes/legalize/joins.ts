@@ -1,5 +1,6 @@
 // Concatenation and stacking.
 
+import { isFloat } from "../../core/dtype.ts";
 import { sizeOf } from "../../core/shape.ts";
 import { ops } from "../../ops/index.ts";
 import type { Tensor } from "../../tensor.ts";
@@ -32,8 +33,8 @@ export function joinRules({ natives }: Target): Rule[] {
         const parts = values.map((value) => value.reshape(rows));
         return parts[0]!.concat(parts.slice(1), 2).reshape(results[0]!.shape);
       }
-      // The same bits but for -0, which becomes +0; the chip's own additions do that (probes). Of bools there is no sum: they keep the operator.
-      if (!natives.concat && first.dtype !== "bool") return sumOfPadded(values, axis);
+      // The same bits but for -0, which becomes +0; the chip's own additions do that (probes). Integers are refused at the end.
+      if (!natives.concat && isFloat(first.dtype)) return sumOfPadded(values, axis);
       // Ops §5: three parts with two constants among them can fail; two parts at a time do not. The same bits.
       if (values.length > 2 && values.filter((value) => value.node.kind === "constant").length > 1)
         return first.concat([rest[0]!], axis).concat(rest.slice(1), axis);

@@ -6,7 +6,7 @@ import { ops } from "../../ops/index.ts";
 import type { Tensor } from "../../tensor.ts";
 import { applyOp, type Ports, type Rewriter } from "../rewrite.ts";
 import type { Target } from "./dialect.ts";
-import { asNumber } from "./functions.ts";
+import { asNumber } from "./flags.ts";
 
 /** 0 or 1 as [1], whatever x holds, NaN included: whether its first element is positive. */
 function trace(x: Tensor): Tensor {

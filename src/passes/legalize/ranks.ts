@@ -1,5 +1,6 @@
 // Ranks and axes: products, transposes and elementwise operators of rank 5, repetition along axes, padding of channels. The same bits throughout.
 
+import { isFloat } from "../../core/dtype.ts";
 import { type Aval, type Shape, sizeOf } from "../../core/shape.ts";
 import type { Op } from "../../ops/define.ts";
 import { ops } from "../../ops/index.ts";
@@ -153,7 +154,7 @@ export function rankRules(target: Target): Rule[] {
     rule(ops.tile, "tile", ({ x }, { reps }) => {
       if (reps.every((count) => count === 1)) return x;
       const bad = reps.findIndex((count) => !tiles(count));
-      if (bad < 0 || x.dtype === "bool") return undefined;
+      if (bad < 0 || !isFloat(x.dtype)) return undefined;
       return repeat(x, bad, reps[bad]!).tile(reps.map((count, axis) => (axis === bad ? 1 : count)));
     }),
     // Mil §6: no padding of channels; ops §11: spatial axes only.

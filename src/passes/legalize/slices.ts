@@ -1,6 +1,7 @@
 // Slices. On chips with `widthSliceMax` a slice at an offset of the last axis turns larger values into infinity, so every operator that is such a
 // slice takes another way. All of it moves elements only: the same bits.
 
+import { isFloat } from "../../core/dtype.ts";
 import { sameShape, sizeOf } from "../../core/shape.ts";
 import { ops } from "../../ops/index.ts";
 import type { Tensor } from "../../tensor.ts";
@@ -85,7 +86,7 @@ export function sliceRules(target: Target): Rule[] {
       const strided = step.some((each) => each > 1);
       const size = counts.map((count, axis) => (count - 1) * step[axis]! + 1);
       if (!strided) return x.sliceBySize(begin, size).reshape(shape);
-      if (natives.stridedSlice) {
+      if (natives.stridedSlice || !isFloat(x.dtype)) {
         const squeezes = shape.length !== x.rank;
         if (!squeezes && !(narrow(x) && begin.at(-1)! > 0)) return undefined;
         const cut = narrow(x) && begin.at(-1)! > 0 ? x.sliceBySize(begin, size) : undefined;
