@@ -99,6 +99,7 @@ async function probeResult(
   const { pauseMs } = parsePace(environment.ANEKIT_ANE_PACE);
   const result = await probe({
     library: path,
+    folder: newFolder(ownFolders().own),
     chip,
     subject,
     simulate,

@@ -1,12 +1,12 @@
 // The process that runs a probe's programs: whatever they do to it, the process that asked goes on.
 
-import { mkdirSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { messageOf } from "../../core/errors.ts";
 import { openSystem } from "../os/index.ts";
 import { BoundStream, buildUnit, type PortBinding, releaseUnit } from "./build.ts";
 import { Espresso } from "./espresso.ts";
-import { newFolder, processFolder } from "./folders.ts";
+import { newFolder } from "./folders.ts";
 
 /** A program to run, as files and bytes. */
 export interface ProbeRequest {
@@ -22,10 +22,9 @@ export interface ProbeRequest {
 
 export type ProbeAnswer = { readonly outputs: Readonly<Record<string, Uint8Array>> } | { readonly error: string };
 
-const folder = processFolder();
-process.on("exit", () => rmSync(folder, { recursive: true, force: true }));
+const [, , library, folder] = process.argv as [string, string, string, string];
 process.on("disconnect", () => process.exit());
-const espresso = new Espresso(await openSystem(), process.argv[2]!, folder);
+const espresso = new Espresso(await openSystem(), library, folder);
 
 function run({ mil, weights, inputs, outputs, aliases, runs }: ProbeRequest): ProbeAnswer {
   const place = newFolder(folder);

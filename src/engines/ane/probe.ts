@@ -2,6 +2,7 @@
 // Engine is used at all, in which spelling its compiler takes programs, and which of the disputed forms it computes rightly.
 
 import { type ChildProcess, fork } from "node:child_process";
+import { rmSync } from "node:fs";
 import type { Chip } from "../../chips/index.ts";
 import { packFloat16, unpackFloat16 } from "../../core/float16.ts";
 import { RandomStream } from "../../core/random.ts";
@@ -9,7 +10,9 @@ import { sizeOf } from "../../core/shape.ts";
 import { buildPlan, type Plan } from "../../ir/plan.ts";
 import type { Program } from "../../ir/program.ts";
 import { milFiles } from "../../mil/writer.ts";
+import { ops } from "../../ops/index.ts";
 import { type Dialect, legalize, type NativeForm, nativeForms, nativesOf } from "../../passes/legalize.ts";
+import { applyOp } from "../../passes/rewrite.ts";
 import { constant, input, parameter, type Tensor, where } from "../../tensor.ts";
 import { processArguments } from "../os/entry.ts";
 import { bytesOf } from "../report.ts";
@@ -17,7 +20,7 @@ import type { Finding, Outcome, ProbeResult } from "./capabilities.ts";
 import type { ProbeAnswer, ProbeRequest } from "./probe-process.ts";
 
 /** Raised whenever the probe's programs or their judgement change: kept results of another revision are not used. */
-export const probeRevision = 2;
+export const probeRevision = 3;
 
 /** Runs a program on the simulator: values of the outputs by name. */
 export type Simulate = (
@@ -60,9 +63,11 @@ const formCases = {
   concat: () => ({ outputs: { z: fed("x", 32, 48).concat([fed("y", 32, 16)], 1) } }),
   reduceMean: () => ({ outputs: { z: fed("x", 32, 48).mean(1, { keepDims: true }) } }),
   gelu: () => ({ outputs: { z: fed("x", 32, 48).gelu() } }),
-  convBias: () => ({
-    outputs: { z: fed("x", 1, 16, 16, 16).conv(fixed("w", 8, 16, 3, 3).mul(0.1), { bias: fixed("b", 8), pad: 1 }) },
-  }),
+  // Tensor.conv adds the bias to the result: only the record has it as an operand.
+  convBias: () => {
+    const operands = [fed("x", 1, 16, 16, 16), fixed("w", 8, 16, 3, 3), fixed("b", 8)];
+    return { outputs: { z: applyOp(ops.conv, operands, { padType: "same" })[0]! } };
+  },
   softmaxChannels: () => ({ outputs: { z: fed("x", 1, 24, 1, 32).softmax(1) } }),
   layerNorm: () => ({
     outputs: { z: fed("x", 32, 48).layerNorm({ axes: [1], gamma: fixed("gamma", 48), beta: fixed("beta", 48) }) },
@@ -121,12 +126,14 @@ const maxLosses = 3;
 /** The child process: started when needed, again after it was lost. */
 class ProbeProcess {
   readonly #library: string;
+  readonly #folder: string;
   readonly #limitMs: number;
   #child: ChildProcess | undefined;
   losses = 0;
 
-  constructor(library: string, limitMs: number) {
+  constructor({ library, folder, limitMs = caseLimitMs }: ProbeSettings) {
     this.#library = library;
+    this.#folder = folder;
     this.#limitMs = limitMs;
   }
 
@@ -156,7 +163,7 @@ class ProbeProcess {
   async run(request: ProbeRequest): Promise<ProbeAnswer | { readonly outcome: Outcome; readonly detail: string }> {
     if (this.#child === undefined) {
       const [script, ...rest] = processArguments("engines/ane/probe-process").reverse();
-      this.#child = fork(script!, [this.#library], {
+      this.#child = fork(script!, [this.#library, this.#folder], {
         execArgv: rest.reverse(),
         serialization: "advanced",
         stdio: ["ignore", "ignore", "ignore", "ipc"],
@@ -197,6 +204,8 @@ function compare(
 
 export interface ProbeSettings {
   readonly library: string;
+  /** Folder for the programs, and for nothing else; removed at the end, since the process in it may be lost. */
+  readonly folder: string;
   readonly chip: Chip;
   readonly subject: readonly string[];
   readonly simulate: Simulate;
@@ -209,8 +218,8 @@ export interface ProbeSettings {
 
 /** Asks the compiler of this machine. Takes seconds to a minute; never takes this process down. */
 export async function probe(settings: ProbeSettings): Promise<ProbeResult> {
-  const { library, chip, subject, simulate, pauseMs, limitMs = caseLimitMs, progress } = settings;
-  const child = new ProbeProcess(library, limitMs);
+  const { chip, subject, simulate, pauseMs, progress } = settings;
+  const child = new ProbeProcess(settings);
   const findings: Finding[] = [];
   const attempt = async (made: Case, dialect: Dialect): Promise<{ outcome: Outcome; detail: string }> => {
     const { plan, program } = planOf(made);
@@ -287,6 +296,7 @@ export async function probe(settings: ProbeSettings): Promise<ProbeResult> {
     }
   } finally {
     child.stop();
+    rmSync(settings.folder, { recursive: true, force: true, maxRetries: 3 });
   }
   const [first] = findings;
   const reason =
