@@ -82,7 +82,9 @@ export class AneEngine implements Engine {
     this.#alive();
     await reclaimViews();
     const { chip, capabilities } = this;
-    const parts = segment(legalize(program, chip, capabilities.dialect), chip.limits.maxConstantBytes);
+    const legal = legalize(program, chip, capabilities.dialect);
+    // A stage may have nothing to compute; MIL has no program without results.
+    const parts = legal.outputs.length === 0 ? [] : segment(legal, chip.limits.maxConstantBytes);
     const folder = newFolder(this.#folder);
     let units: Unit[];
     try {

@@ -75,6 +75,11 @@ export class AneExecutable implements Executable, Tenant {
     return this.#units.length;
   }
 
+  /** Nothing to run. */
+  get isEmpty(): boolean {
+    return this.#count === 0;
+  }
+
   get held(): number {
     const spare = this.#loaded?.spare === undefined ? 0 : 1;
     let bound = 0;
@@ -313,6 +318,7 @@ export class AneBinding implements Binding, Disposable {
 
   runSync(): void {
     this.#engine.begin(this.#executable);
+    if (this.#executable.isEmpty) return;
     if (this.#stream === undefined) this.#executable.loadSync();
     const { stream } = this.#bound();
     copyAll(this.#before);
@@ -322,6 +328,7 @@ export class AneBinding implements Binding, Disposable {
 
   async run(signal?: AbortSignal): Promise<void> {
     this.#engine.begin(this.#executable);
+    if (this.#executable.isEmpty) return;
     await this.#engine.run(this.#executable, signal, async (thread) => {
       if (this.#stream === undefined) await this.#executable.load();
       const { stream } = this.#bound();
