@@ -9,8 +9,10 @@ export interface ProgramFiles {
   readonly cache: string;
 }
 
-/** A program that was compiled. */
+/** A program that was compiled. Its compiler stays with it: the documented order makes operations before the compiler is released. */
 export interface CompiledUnit {
+  readonly config: Handle<"config">;
+  readonly compiler: Handle<"compiler">;
   readonly library: Handle<"library">;
   readonly entry: Handle<"function">;
 }
@@ -30,28 +32,32 @@ export function buildUnit(espresso: Espresso, { mil, cache }: ProgramFiles): Com
 }
 
 function build(espresso: Espresso, mil: string, cache: string): CompiledUnit & Operation {
-  const owned: (() => void)[] = [];
   const config = espresso.make("e5_compiler_config_options_create");
-  const compiling = [() => espresso.release("e5_compiler_config_options_release", config)];
+  const owned = [() => espresso.release("e5_compiler_config_options_release", config)];
   try {
     espresso.call("e5_compiler_config_options_set_cache_bundle_location", config, cache);
     const compiler = espresso.make("e5_compiler_create_with_config", config);
-    compiling.push(() => espresso.release("e5_compiler_release", compiler));
-    const options = espresso.make("e5_compiler_options_create");
-    compiling.push(() => espresso.release("e5_compiler_options_release", options));
-    espresso.call("e5_compiler_options_set_compute_device_types_mask", options, neuralEngine);
-    espresso.call("e5_compiler_options_set_force_recompilation", options, 1);
-    espresso.call("e5_compiler_options_set_segmenter", options, "graph");
-    const library = espresso.make("e5_compiler_compile", compiler, mil, options);
+    owned.push(() => espresso.release("e5_compiler_release", compiler));
+    const library = compile(espresso, compiler, mil);
     owned.push(() => espresso.release("program_library_release", library));
     const entry = espresso.make("program_library_retain_program_function", library, "main");
     owned.push(() => espresso.release("program_function_release", entry));
-    return { library, entry, ...makeOperation(espresso, entry) };
+    return { config, compiler, library, entry, ...makeOperation(espresso, entry) };
   } catch (error) {
     for (const release of owned.reverse()) release();
     throw error;
+  }
+}
+
+function compile(espresso: Espresso, compiler: Handle<"compiler">, mil: string): Handle<"library"> {
+  const options = espresso.make("e5_compiler_options_create");
+  try {
+    espresso.call("e5_compiler_options_set_compute_device_types_mask", options, neuralEngine);
+    espresso.call("e5_compiler_options_set_force_recompilation", options, 1);
+    espresso.call("e5_compiler_options_set_segmenter", options, "graph");
+    return espresso.make("e5_compiler_compile", compiler, mil, options);
   } finally {
-    for (const release of compiling.reverse()) release();
+    espresso.release("e5_compiler_options_release", options);
   }
 }
 
@@ -81,9 +87,11 @@ export function releaseOperation(espresso: Espresso, { operation, options }: Ope
   espresso.release("precompiled_compute_op_create_options_release", options);
 }
 
-export function releaseUnit(espresso: Espresso, { entry, library }: CompiledUnit): void {
+export function releaseUnit(espresso: Espresso, { entry, library, compiler, config }: CompiledUnit): void {
   espresso.release("program_function_release", entry);
   espresso.release("program_library_release", library);
+  espresso.release("e5_compiler_release", compiler);
+  espresso.release("e5_compiler_config_options_release", config);
 }
 
 /** A port of an operation and the buffer behind it. */
