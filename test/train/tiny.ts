@@ -49,6 +49,7 @@ export interface TinyOptions extends Partial<Omit<TrainerOptions, "task">> {
   readonly dataSeed?: number;
   readonly batchSize?: number;
   readonly validation?: boolean;
+  readonly oneHot?: boolean;
 }
 
 export function tinyTask(precision: PrecisionName, options: TinyOptions = {}): Task {
@@ -57,17 +58,19 @@ export function tinyTask(precision: PrecisionName, options: TinyOptions = {}): T
     dataSeed = 3,
     batchSize = 2,
     validation = false,
+    oneHot = false,
   } = options;
   return languageModelTask(model, {
     data: tinyData(),
     batchSize,
     seed: dataSeed,
+    oneHot,
     ...(validation && { validation: tinyData() }),
   });
 }
 
 export async function tinyTrainer(precision: PrecisionName, options: TinyOptions = {}): Promise<Trainer> {
-  const { model: _m, modelSeed: _s, dataSeed: _d, batchSize: _b, validation: _v, ...rest } = options;
+  const { model: _m, modelSeed: _s, dataSeed: _d, batchSize: _b, validation: _v, oneHot: _o, ...rest } = options;
   return Trainer.create({
     task: tinyTask(precision, options),
     optimizer: adamw({ learningRate: 0.01 }),

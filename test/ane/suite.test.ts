@@ -1,0 +1,56 @@
+// The Neural Engine's driver through the double of Espresso, in every profile of chip and system that it plays: a process for each profile, two at a time.
+
+import { describe, expect, test } from "vitest";
+import { type GroupResult, groupNames } from "./bench.ts";
+import { profiles } from "./double/quirks.ts";
+import { type Ended, missing, runChild } from "./start.ts";
+
+/** Operators that no chip takes in any form: their results or operands are integers, or they write where data says. */
+const refusedOperators = ["reduce_argmax", "reduce_argmin", "scatter"];
+
+/** Processes in turn, two at a time. */
+const lanes = [Promise.resolve() as Promise<unknown>, Promise.resolve() as Promise<unknown>];
+let next = 0;
+function queue<T>(task: () => Promise<T>): Promise<T> {
+  const lane = next++ % lanes.length;
+  const result = lanes[lane]!.then(task);
+  lanes[lane] = result.catch(() => {});
+  return result;
+}
+
+const reason = missing();
+describe.skipIf(reason !== undefined)(`through the double${reason === undefined ? "" : ` (${reason})`}`, () => {
+  const runs = new Map<string, Promise<Ended>>();
+  for (const { name } of profiles) {
+    describe(name, { timeout: 300_000 }, () => {
+      const results = () => {
+        for (const each of profiles) {
+          const config = each.env.ESPRESSO_DOUBLE;
+          if (runs.has(each.name)) continue;
+          const run = queue(() => runChild("suite-child.ts", groupNames, { config, limitMs: 240_000 }));
+          run.catch(() => {});
+          runs.set(each.name, run);
+        }
+        return runs.get(name)!;
+      };
+
+      test.each(groupNames)("%s", async (group) => {
+        const { lines } = await results();
+        const found = (lines as GroupResult[]).find((line) => line.group === group)!;
+        expect(found.failures).toEqual([]);
+        expect(found.checks).toBeGreaterThan(5);
+        if (group === "operators") {
+          expect(found.facts.refused).toEqual(refusedOperators);
+          expect(found.facts.taken).toBeGreaterThan(1000);
+        }
+      });
+
+      test("leaves nothing behind", async () => {
+        const { violations, left, stderr } = await results();
+        expect(violations).toEqual([]);
+        expect(left).toEqual([]);
+        expect(stderr).toBe("");
+      });
+    });
+  }
+});
