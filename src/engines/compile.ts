@@ -501,6 +501,7 @@ async function compileGraph(
       if (engineOfStage === undefined) others.set(on!, (engineOfStage = await openEngine(parseEngine(on!))));
       executables.push(await engineOfStage.load(program, { inPlace: overwrites(plan, program, buffers), profile }));
     }
+    aborted("compile", signal);
     const slots = new Map<string, { readonly slot: StateSlot; readonly next: boolean }>();
     for (const { parameter, buffer, next, mode } of plan.states) {
       const slot = store.slot(parameter, plan.buffers.get(buffer)!, mode === "swap");

@@ -16,6 +16,7 @@ export class Budget {
   /** In the order of their last use. */
   readonly #tenants = new Set<Tenant>();
   #last: Tenant | undefined;
+  #turn: Promise<unknown> = Promise.resolve();
 
   constructor(limit: number) {
     this.limit = limit;
@@ -61,6 +62,13 @@ export class Budget {
         },
       );
     }
+  }
+
+  /** Loads one after the other: what is being loaded is not held yet, and would be overlooked. */
+  inTurn<T>(load: () => Promise<T>): Promise<T> {
+    const result = this.#turn.then(load);
+    this.#turn = result.catch(() => {});
+    return result;
   }
 
   forget(tenant: Tenant): void {

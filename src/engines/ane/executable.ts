@@ -88,7 +88,12 @@ export class AneExecutable implements Executable, Tenant {
   }
 
   /** Loads what is not loaded, on the engine's thread. */
-  async load(): Promise<void> {
+  load(): Promise<void> {
+    return this.#engine.budget.inTurn(() => this.#load());
+  }
+
+  async #load(): Promise<void> {
+    if (this.#disposed) throw new DisposedError("the program");
     if (this.#loaded !== undefined) return;
     this.#engine.budget.reserve(this, this.#count);
     const built: (CompiledUnit & Operation)[] = [];

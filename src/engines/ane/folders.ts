@@ -8,7 +8,14 @@ import { EngineError } from "../../core/errors.ts";
 /** Everything of this user's processes lies in one folder that nobody else can read. */
 function userFolder(): string {
   const folder = join(tmpdir(), `anekit-${process.getuid?.() ?? 0}`);
-  mkdirSync(folder, { recursive: true, mode: 0o700 });
+  try {
+    mkdirSync(folder, { recursive: true, mode: 0o700 });
+  } catch (cause) {
+    throw new EngineError("ane", `${folder} cannot be made: ${(cause as Error).message}`, {
+      remedy: "set TMPDIR to a folder that can be written",
+      cause,
+    });
+  }
   const { uid, mode } = lstatSync(folder);
   const { mode: type } = { mode: mode & 0o170000 };
   const isFolder = type === 0o040000;
