@@ -84,6 +84,8 @@ export function writeProbe(folder: string, result: ProbeResult): void {
     writeFileSync(temporary, `${JSON.stringify(result, null, 2)}\n`);
     renameSync(temporary, file);
   } catch {
-    rmSync(temporary, { force: true });
+    try {
+      rmSync(temporary, { force: true });
+    } catch {} // where the folder is no folder
   }
 }

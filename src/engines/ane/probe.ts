@@ -301,7 +301,7 @@ export async function probe(settings: ProbeSettings): Promise<ProbeResult> {
   const [first] = findings;
   const reason =
     syntax === undefined
-      ? `the probe's first program ${first!.outcome === "right" ? "failed" : first!.outcome} (${first!.detail.split("\n")[0]})`
+      ? `the probe's first program: ${first!.outcome} (${first!.detail.split("\n")[0]})`
       : `${findings.filter(({ outcome }) => outcome === "right").length} of ${findings.length} probes right`;
   return {
     subject: [...subject],
