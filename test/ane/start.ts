@@ -133,3 +133,14 @@ export async function runChild(script: string, args: readonly string[], options?
   if (ended.code !== 0) throw new Error(`${args.join(" ")}: ${ended.signal ?? `exit ${ended.code}`}: ${ended.stderr}`);
   return ended;
 }
+
+const lanes: Promise<unknown>[] = [Promise.resolve(), Promise.resolve()];
+let turn = 0;
+
+/** Does tasks in turn, two at a time. */
+export function inLane<T>(task: () => Promise<T>): Promise<T> {
+  const lane = turn++ % lanes.length;
+  const result = lanes[lane]!.then(task);
+  lanes[lane] = result.catch(() => {});
+  return result;
+}

@@ -3,20 +3,10 @@
 import { describe, expect, test } from "vitest";
 import { type GroupResult, groupNames } from "./bench.ts";
 import { profiles } from "./double/quirks.ts";
-import { type Ended, missing, runChild } from "./start.ts";
+import { type Ended, inLane, missing, runChild } from "./start.ts";
 
 /** Operators that no chip takes in any form: their results or operands are integers, or they write where data says. */
 const refusedOperators = ["reduce_argmax", "reduce_argmin", "scatter"];
-
-/** Processes in turn, two at a time. */
-const lanes = [Promise.resolve() as Promise<unknown>, Promise.resolve() as Promise<unknown>];
-let next = 0;
-function queue<T>(task: () => Promise<T>): Promise<T> {
-  const lane = next++ % lanes.length;
-  const result = lanes[lane]!.then(task);
-  lanes[lane] = result.catch(() => {});
-  return result;
-}
 
 const reason = missing();
 describe.skipIf(reason !== undefined)(`through the double${reason === undefined ? "" : ` (${reason})`}`, () => {
@@ -27,7 +17,7 @@ describe.skipIf(reason !== undefined)(`through the double${reason === undefined 
         for (const each of profiles) {
           const config = each.env.ESPRESSO_DOUBLE;
           if (runs.has(each.name)) continue;
-          const run = queue(() => runChild("suite-child.ts", groupNames, { config, limitMs: 240_000 }));
+          const run = inLane(() => runChild("suite-child.ts", groupNames, { config, limitMs: 240_000 }));
           run.catch(() => {});
           runs.set(each.name, run);
         }
