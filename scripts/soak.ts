@@ -6,6 +6,9 @@ import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 import type { Engine } from "../src/index.ts";
 import { compile, type EngineChoice, grad, input, openEngine, parameter } from "../src/index.ts";
+import type { GroupResult } from "../test/ane/bench.ts";
+import { profiles } from "../test/ane/double/quirks.ts";
+import { runChild } from "../test/ane/start.ts";
 import { fuzz } from "../test/cpu/fuzz.ts";
 import { Missing, useDouble } from "./double.ts";
 import { command, root, runSteps, Skip, type Step } from "./steps.ts";
@@ -14,6 +17,7 @@ const FUZZ_RUNS = process.env.FUZZ_RUNS ?? "5000";
 const PROGRAM_RUNS = 100_000;
 const COMPILES = 3_000;
 const CPU_PROGRAMS = Number(process.env.CPU_PROGRAMS ?? 2500); // seeds, five or six programs each
+const ANE_PROGRAMS = Number(process.env.ANE_PROGRAMS ?? 1500); // in each profile
 const CPU_COMPILES = 10_000;
 const ANE_COMPILES = 10_000;
 const ANE_RUNS = 1_000_000;
@@ -142,6 +146,21 @@ const jobs: Readonly<Record<string, Step>> = {
     const facts = `seeds ${first} to ${first + CPU_PROGRAMS - 1}, ${programs} programs`;
     if (failures.length > 0) throw new Error(`${facts}, ${failures.length} failures\n${failures.join("\n")}`);
     return facts;
+  },
+  /** Random programs through the double of Espresso, in every profile of chip and system. */
+  async "ane-fuzz"() {
+    const first = Number(process.env.FUZZ_SEED ?? 1 + (Date.now() % 1e6));
+    const facts: string[] = [];
+    for (const { name, env } of profiles) {
+      const environment = { ANE_SEED: String(first), ANE_PROGRAMS: String(ANE_PROGRAMS) };
+      const options = { config: env.ESPRESSO_DOUBLE, environment, limitMs: 3600e3 };
+      const { lines, violations } = await runChild("suite-child.ts", ["random"], options);
+      const result = (lines as GroupResult[]).find(({ group }) => group === "random")!;
+      facts.push(`${name}: ${result.facts.taken} of ${result.checks} taken`);
+      const failures = [...result.failures, ...violations];
+      if (failures.length > 0) throw new Error(`FUZZ_SEED=${first} ${facts.join(", ")}\n${failures.join("\n")}`);
+    }
+    return `seeds from ${first}: ${facts.join(", ")}`;
   },
   async "cpu-runs"() {
     await using program = await descent("cpu");

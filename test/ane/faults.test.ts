@@ -239,6 +239,15 @@ describe.skipIf(because !== undefined)(`faults${because === undefined ? "" : ` (
       expect([violations, left]).toEqual([[], []]);
     });
 
+    test("m1-zeros=1: products that come out as zeros are rewritten", async () => {
+      const settings = "chip=h13;m1-zeros=1"; // the last of two chips counts
+      const { results } = await run(["auto"], { settings, environment: { ANEKIT_CHIP: "h13" } });
+      expect(results.get("auto")!.result).toMatchObject({
+        name: "ane",
+        reason: expect.stringMatching(/rewritten: .*unevenContraction/),
+      });
+    });
+
     test("slow-compile=150: slow is not wrong", async () => {
       const { results } = await run(["auto"], { settings: "slow-compile=150" });
       expect(results.get("auto")!.result).toMatchObject({ name: "ane", y: [2, 4, 6, 8] });

@@ -5,14 +5,16 @@ import type { Bench, GroupName, GroupResult } from "./bench.ts";
 import { checkModels } from "./checks/models.ts";
 import { checkOperators } from "./checks/operators.ts";
 import { checkPlans } from "./checks/plans.ts";
+import { checkRandom } from "./checks/random.ts";
 import { checkState } from "./checks/state.ts";
 import { leftover, openAne, print, reference } from "./inside.ts";
 
-const groups: Readonly<Record<GroupName, (bench: Bench) => Promise<void>>> = {
+const groups: Readonly<Record<GroupName | "random", (bench: Bench) => Promise<void>>> = {
   operators: checkOperators,
   models: checkModels,
   state: checkState,
   plans: checkPlans,
+  random: checkRandom,
 };
 
 const engine = await openAne();
@@ -22,7 +24,7 @@ for (const name of process.argv.slice(2)) {
   const failures: string[] = [];
   const facts: Record<string, unknown> = {};
   let checks = 0;
-  await groups[name as GroupName]({
+  await groups[name as keyof typeof groups]({
     engine,
     reference: reference(engine),
     tell: (fact, value) => void (facts[fact] = value),

@@ -1,9 +1,31 @@
 // The Neural Engine's driver through the double of Espresso, in every profile of chip and system that it plays: a process for each profile, two at a time.
 
 import { describe, expect, test } from "vitest";
+import type { Dialect } from "../../src/passes/legalize.ts";
 import { type GroupResult, groupNames } from "./bench.ts";
 import { profiles } from "./double/quirks.ts";
 import { type Ended, inLane, missing, runChild } from "./start.ts";
+
+/** What the probe must find out about each profile: its spelling, and the forms that it refuses. */
+const refusedForms: Readonly<Record<string, readonly string[]>> = {
+  "m1-os14": [
+    "concat",
+    "reduceMean",
+    "gelu",
+    "convBias",
+    "softmaxChannels",
+    "stridedSlice",
+    "boolCast",
+    "identity",
+    "unreadInputs",
+  ],
+  "m1-os26": ["identity", "unreadInputs"],
+  "m2-os15": ["concat", "gelu", "convBias", "boolCast", "identity", "unreadInputs"],
+  "m3-os15": ["reduceMean", "convBias", "softmaxChannels", "identity", "unreadInputs"],
+  "m4-os26": ["stridedSlice", "identity", "unreadInputs"],
+  "m5-os26": ["identity", "unreadInputs"],
+  "m5-os27": ["identity"],
+};
 
 /** Operators that no chip takes in any form: their results or operands are integers, or they write where data says. */
 const refusedOperators = ["reduce_argmax", "reduce_argmin", "scatter"];
@@ -33,6 +55,15 @@ describe.skipIf(reason !== undefined)(`through the double${reason === undefined 
           expect(found.facts.refused).toEqual(refusedOperators);
           expect(found.facts.taken).toBeGreaterThan(1000);
         }
+      });
+
+      test("is recognised by the probe", async () => {
+        const { lines } = await results();
+        const { dialect, aliasing } = lines[0] as { dialect: Dialect; aliasing: boolean };
+        const refused = Object.entries(dialect.natives).flatMap(([form, native]) => (native ? [] : [form]));
+        expect(refused).toEqual(refusedForms[name]);
+        expect(dialect.syntax).toBe(/^m[12]-os1/.test(name) ? "verbose" : "modern");
+        expect(aliasing).toBe(true);
       });
 
       test("leaves nothing behind", async () => {
