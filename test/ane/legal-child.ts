@@ -62,7 +62,6 @@ function runRaw(program: Program, feeds: ReadonlyMap<string, readonly number[]>)
       });
     const ports = [...program.inputs.map(port("input")), ...program.outputs.map(port("output"))];
     const bound = new BoundStream(espresso, [{ operation: unit, ports }]);
-    bound.encode();
     espresso.execute(bound.stream);
     bound.release();
     espresso.pooled(() => releaseUnit(espresso, unit));
@@ -212,11 +211,11 @@ const calls: Readonly<Record<string, () => Promise<unknown>>> = {
     return { count: units.length, refusal, livePrograms };
   },
   async "a compiler that a failure has poisoned"() {
-    raw.configure(`${base};fail-compiles=1;poison=300`);
+    raw.configure(`${base};fail-compiles=1;poison=1000`);
     const made = write(small());
     const first = message(() => buildUnit(espresso, made));
     const second = message(() => buildUnit(espresso, made));
-    await wait(350);
+    await wait(1100);
     const unit = buildUnit(espresso, made);
     espresso.pooled(() => {
       releaseOperation(espresso, unit);
