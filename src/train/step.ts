@@ -1,12 +1,14 @@
 // The graphs of a training step: scaled derivatives, overflow check, clipping, optimizer, and the flag that decides whether any of it counts.
 
 import { grad } from "../autodiff/grad.ts";
+import { isFloat } from "../core/dtype.ts";
 import { ConfigError } from "../core/errors.ts";
 import { float16Max } from "../core/float16.ts";
+import { computedOperands, type Node, skipMarks, topologicalOrder } from "../ir/node.ts";
 import type { StageSpec } from "../ir/plan.ts";
 import { globalNorm, peakOf } from "../optim/clip.ts";
 import { groupOf, type Optimizer } from "../optim/optimizer.ts";
-import { input, parameter, type Tensor } from "../tensor.ts";
+import { input, parameter, Tensor } from "../tensor.ts";
 import type { PrecisionPolicy } from "./precision.ts";
 import type { Task } from "./task.ts";
 
@@ -180,9 +182,31 @@ export function buildTraining(spec: StepSpec): TrainingGraphs {
   };
 }
 
-/** The stage that prepares for the Neural Engine what it cannot compute. */
-export function hostStage({ host = [] }: Task): StageSpec[] {
-  return host.length === 0 ? [] : [{ name: "prepare", on: "cpu", compute: host }];
+/**
+ * The stage that prepares for the Neural Engine what it cannot compute: everything that follows from integers alone, such as one-hot rows of labels,
+ * up to where numbers that are trained or computed join it.
+ */
+export function hostStage({ loss }: Task): StageSpec[] {
+  const order = topologicalOrder([loss], computedOperands);
+  const fromIntegers = new Set<Node>();
+  for (const node of order) {
+    const operands = computedOperands(node).filter((operand) => operand !== undefined);
+    const computed = operands.filter(({ node: { kind } }) => kind !== "constant");
+    const follows = computed.length > 0 && computed.every((operand) => fromIntegers.has(operand.node));
+    if (follows || (node.kind === "input" && !isFloat(node.results[0]!.dtype))) fromIntegers.add(node);
+  }
+  const handed = new Map<Node, Set<number>>();
+  for (const node of order) {
+    if (fromIntegers.has(node)) continue;
+    for (const operand of computedOperands(node)) {
+      if (operand === undefined) continue;
+      const { node: from, index } = skipMarks(operand);
+      if (from.kind !== "op" || !fromIntegers.has(from) || !isFloat(from.results[index]!.dtype)) continue;
+      handed.set(from, (handed.get(from) ?? new Set()).add(index));
+    }
+  }
+  const compute = [...handed].flatMap(([node, indices]) => [...indices].map((index) => new Tensor(node, index)));
+  return compute.length === 0 ? [] : [{ name: "prepare", on: "cpu", compute }];
 }
 
 function accumulateGraph(

@@ -16,8 +16,6 @@ export interface Task {
   readonly loss: Tensor;
   /** Further tensors whose derivatives are checked for overflow before anything can cancel: logits, residual streams. */
   readonly watch?: readonly Tensor[];
-  /** What the loss needs and the Neural Engine cannot compute: the CPU does it first, in a stage of its own. */
-  readonly host?: readonly Tensor[];
   /** Feeds of the index-th micro-step since the beginning; a function of the index alone, so that a resumed run sees the same batches. */
   readonly batch: (index: number) => Feeds;
   /** Feeds whose mean loss is the validation loss. */
@@ -36,7 +34,7 @@ export interface LanguageModelOptions {
   readonly seed?: number;
   /** Validation windows, spread evenly; 32 unless stated, rounded to whole batches. */
   readonly validationWindows?: number;
-  /** Looks tokens up by products with one-hot rows, for the Neural Engine, which has neither gather nor int32; see `Task.host`. */
+  /** Looks tokens up by products with one-hot rows, for the Neural Engine, which has neither gather nor int32. */
   readonly oneHot?: boolean;
 }
 
@@ -70,7 +68,6 @@ export function languageModelTask(model: Gpt, options: LanguageModelOptions): Ta
     parameters: model.parameters,
     loss: crossEntropy(logits, targetRows),
     watch: [logits, ...residuals],
-    ...(oneHot && { host: [tokenRows, targetRows] }),
     batch: (index) => feeds(data.batch(seed, index, batchSize)),
     ...(validation !== undefined && {
       validation: () => validationBatches(validation, batchSize, validationWindows, feeds),

@@ -64,6 +64,11 @@ export class Budget {
     }
   }
 
+  /** Unloads whatever is idle: the system has no place left, whoever took it. */
+  relieve(): void {
+    for (const tenant of this.#tenants) tenant.evict();
+  }
+
   /** Loads one after the other: what is being loaded is not held yet, and would be overlooked. */
   inTurn<T>(load: () => Promise<T>): Promise<T> {
     const result = this.#turn.then(load);

@@ -65,11 +65,16 @@ function cacheFile(folder: string, subject: readonly string[]): string {
   return join(folder, `ane-probe-${key}.json`);
 }
 
+/** How long a result counts that speaks against the engine: a crash or a hang may have had a passing reason. */
+const failureDays = 1;
+
 /** The kept result about a subject; undefined where there is none that can be used. */
 export function readProbe(folder: string, subject: readonly string[]): ProbeResult | undefined {
   try {
     const found = v.parse(probeSchema, JSON.parse(readFileSync(cacheFile(folder, subject), "utf8")));
-    return found.subject.join("\n") === subject.join("\n") ? found : undefined;
+    const isThis = found.subject.join("\n") === subject.join("\n");
+    const isFresh = found.usable || Date.now() - Date.parse(found.at) < failureDays * 86_400_000;
+    return isThis && isFresh ? found : undefined;
   } catch {
     return undefined; // absent or damaged: the probe runs again
   }

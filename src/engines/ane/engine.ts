@@ -129,8 +129,7 @@ export class AneEngine implements Engine {
         pace.succeeded();
         return built;
       } catch (error) {
-        if (error instanceof EspressoError) pace.failed();
-        if (attempt > 0 || !this.#isWorthAnother(error)) throw error;
+        if (!this.#isWorthAnother(error) || attempt > 0) throw error;
       }
     }
   }
@@ -145,14 +144,18 @@ export class AneEngine implements Engine {
         pace.succeeded();
         return built;
       } catch (error) {
-        if (error instanceof EspressoError) pace.failed();
-        if (attempt > 0 || !this.#isWorthAnother(error)) throw error;
+        if (!this.#isWorthAnother(error) || attempt > 0) throw error;
       }
     }
   }
 
+  /** Whether what failed may go well the next time, after a pause and with room made. */
   #isWorthAnother(error: unknown): boolean {
-    return this.#pace.mode === "wait" && error instanceof EspressoError && error.transient;
+    if (!(error instanceof EspressoError)) return false;
+    pace.failed();
+    if (this.#pace.mode !== "wait" || !error.transient) return false;
+    this.budget.relieve();
+    return true;
   }
 
   /** Notes that an executable is about to run. */

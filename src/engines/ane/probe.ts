@@ -121,7 +121,7 @@ function planOf({ outputs, update = new Map(), unread }: Case): { plan: Plan; pr
 /** Limits of one program: compiling takes seconds at worst on every chip measured. */
 const caseLimitMs = 30_000;
 /** Crashes and hangs before the rest is not asked any more. */
-const maxLosses = 3;
+const maxLosses = 2;
 
 /** The child process: started when needed, again after it was lost. */
 class ProbeProcess {
