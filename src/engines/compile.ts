@@ -392,6 +392,8 @@ export class CompiledProgram<K extends string = string, O extends Tensors = Tens
     if (this.#freed) return;
     this.#freed = true;
     for (const { executable } of this.#stages) executable[Symbol.dispose]();
+    // Before the buffers: another engine's threads may be at work on them, which the engine that frees them does not know.
+    for (const engine of this.#engines) engine[Symbol.dispose]();
     for (const buffer of this.#buffers.values()) buffer[Symbol.dispose]();
     // Views that are still held would keep their memory.
     this.#buffers.clear();
@@ -402,7 +404,6 @@ export class CompiledProgram<K extends string = string, O extends Tensors = Tens
       stage.bindings.clear();
       stage.last = undefined;
     }
-    for (const engine of this.#engines) engine[Symbol.dispose]();
     this.state.release();
     this.state.use.release();
   }
