@@ -35,7 +35,8 @@ export class Thread {
   #start(): Worker {
     const worker = startWorker("engines/ane/worker", { workerData: this.#settings, name: "anekit ane" });
     const end = (error: Error) => {
-      if (this.#worker === worker) this.#worker = undefined;
+      if (this.#worker !== worker) return; // ended on request, or told of its error already: later jobs wait for another worker
+      this.#worker = undefined;
       for (const { reject } of this.#waiting.values()) reject(error);
       this.#waiting.clear();
     };
