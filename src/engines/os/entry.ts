@@ -21,7 +21,8 @@ function entryUrl(name: string): URL {
 /** Starts a module as a worker thread. */
 export function startWorker(name: string, options: WorkerOptions): Worker {
   const url = entryUrl(name);
-  if (!isSource) return new Worker(url, options);
+  // Without the flags of this process: --input-type is refused for files.
+  if (!isSource) return new Worker(url, { ...options, execArgv: [] });
   const script = `import("tsx/esm/api").then(({ register }) => { register(); return import(${JSON.stringify(url.href)}); });`;
   return new Worker(script, { ...options, eval: true });
 }
