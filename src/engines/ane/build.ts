@@ -115,28 +115,32 @@ export class BoundStream {
   ) {
     this.#espresso = espresso;
     this.#operations = parts.map(({ operation }) => operation);
-    this.stream = espresso.pooled(() => espresso.captured(() => this.#encode(parts)));
-  }
-
-  #encode(parts: ConstructorParameters<typeof BoundStream>[1]): Handle<"stream"> {
-    const espresso = this.#espresso;
     let stream: Handle<"stream"> | undefined;
     try {
-      for (const { operation, ports } of parts) {
-        for (const { name, direction, buffer } of ports) {
-          const port = espresso.make(`execution_stream_operation_retain_${direction}_port`, operation.operation, name);
-          this.#ports.push(port);
-          espresso.call("io_port_bind_buffer_object", port, buffer);
-        }
-      }
-      stream = espresso.make("execution_stream_create");
-      for (const { operation } of this.#operations) {
-        espresso.call("execution_stream_encode_operation", stream, operation);
-      }
-      return stream;
+      espresso.pooled(() =>
+        espresso.captured(() => {
+          this.#bind(parts);
+          stream = espresso.make("execution_stream_create");
+          for (const { operation } of this.#operations) {
+            espresso.call("execution_stream_encode_operation", stream, operation);
+          }
+        }),
+      );
     } catch (error) {
-      this.#release(stream);
+      espresso.pooled(() => this.#release(stream));
       throw error;
+    }
+    this.stream = stream!;
+  }
+
+  #bind(parts: ConstructorParameters<typeof BoundStream>[1]): void {
+    const espresso = this.#espresso;
+    for (const { operation, ports } of parts) {
+      for (const { name, direction, buffer } of ports) {
+        const port = espresso.make(`execution_stream_operation_retain_${direction}_port`, operation.operation, name);
+        this.#ports.push(port);
+        espresso.call("io_port_bind_buffer_object", port, buffer);
+      }
     }
   }
 
