@@ -38,26 +38,22 @@ function build(espresso: Espresso, mil: string, cache: string): CompiledUnit & O
     espresso.call("e5_compiler_config_options_set_cache_bundle_location", config, cache);
     const compiler = espresso.make("e5_compiler_create_with_config", config);
     owned.push(() => espresso.release("e5_compiler_release", compiler));
-    const library = compile(espresso, compiler, mil);
-    owned.push(() => espresso.release("program_library_release", library));
-    const entry = espresso.make("program_library_retain_program_function", library, "main");
-    owned.push(() => espresso.release("program_function_release", entry));
-    return { config, compiler, library, entry, ...makeOperation(espresso, entry) };
+    const options = espresso.make("e5_compiler_options_create");
+    try {
+      espresso.call("e5_compiler_options_set_compute_device_types_mask", options, neuralEngine);
+      espresso.call("e5_compiler_options_set_force_recompilation", options, 1);
+      espresso.call("e5_compiler_options_set_segmenter", options, "graph");
+      const library = espresso.make("e5_compiler_compile", compiler, mil, options);
+      owned.push(() => espresso.release("program_library_release", library));
+      const entry = espresso.make("program_library_retain_program_function", library, "main");
+      owned.push(() => espresso.release("program_function_release", entry));
+      return { config, compiler, library, entry, ...makeOperation(espresso, entry) };
+    } finally {
+      espresso.release("e5_compiler_options_release", options);
+    }
   } catch (error) {
     for (const release of owned.reverse()) release();
     throw error;
-  }
-}
-
-function compile(espresso: Espresso, compiler: Handle<"compiler">, mil: string): Handle<"library"> {
-  const options = espresso.make("e5_compiler_options_create");
-  try {
-    espresso.call("e5_compiler_options_set_compute_device_types_mask", options, neuralEngine);
-    espresso.call("e5_compiler_options_set_force_recompilation", options, 1);
-    espresso.call("e5_compiler_options_set_segmenter", options, "graph");
-    return espresso.make("e5_compiler_compile", compiler, mil, options);
-  } finally {
-    espresso.release("e5_compiler_options_release", options);
   }
 }
 

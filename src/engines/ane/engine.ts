@@ -21,15 +21,14 @@ import type { Espresso } from "./espresso.ts";
 import { AneExecutable, type Unit } from "./executable.ts";
 import { EspressoError } from "./failures.ts";
 import { newFolder } from "./folders.ts";
-import { Pace, type PaceSettings } from "./pace.ts";
+import { type PaceSettings, pace } from "./pace.ts";
 import { Thread } from "./thread.ts";
 
 /** Of the programs that a process may hold, those left to others in it: sources saw the ceiling between 110 and 128. */
 const spareShare = 0.1;
 
-/** Both are of the process, and all engines of a thread share them. */
+/** Of the process: all engines of a thread share it. */
 let budget: Budget | undefined;
-const pace = new Pace();
 
 export interface AneSettings {
   readonly reason: string;
@@ -37,8 +36,8 @@ export interface AneSettings {
   readonly chip: Chip;
   readonly capabilities: Capabilities;
   readonly pace: PaceSettings;
-  /** Folders that all threads of the process share, and of this thread, for programs. */
-  readonly folders: { readonly shared: string; readonly own: string };
+  /** Folder of this thread, for programs. */
+  readonly folder: string;
 }
 
 export class AneEngine implements Engine {
@@ -56,14 +55,14 @@ export class AneEngine implements Engine {
   readonly #afterRun: (() => void)[] = [];
   #disposed = false;
 
-  constructor({ reason, espresso, chip, capabilities, pace: paceSettings, folders }: AneSettings) {
+  constructor({ reason, espresso, chip, capabilities, pace: paceSettings, folder }: AneSettings) {
     this.reason = reason;
     this.espresso = espresso;
     this.chip = chip;
     this.capabilities = capabilities;
     this.#pace = paceSettings;
-    this.#folder = folders.own;
-    this.#thread = new Thread({ library: espresso.path, folder: folders.shared });
+    this.#folder = folder;
+    this.#thread = new Thread({ library: espresso.path, place: espresso.place });
     budget ??= new Budget(Math.floor(chip.limits.maxPrograms * (1 - spareShare)));
     this.budget = budget;
   }
@@ -93,6 +92,7 @@ export class AneEngine implements Engine {
       );
     } catch (cause) {
       rmSync(folder, { recursive: true, force: true });
+      if (!(cause instanceof Error && "syscall" in cause)) throw cause;
       throw new EngineError("ane", `the program cannot be written for the compiler: ${messageOf(cause)}`, {
         remedy: "make room on the disk, or set TMPDIR to another folder",
         cause,

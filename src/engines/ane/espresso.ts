@@ -1,7 +1,7 @@
 // Espresso's functions in this process: found, typed by the table of signatures, every return code checked.
 
 import { EngineError, UnsupportedError } from "../../core/errors.ts";
-import type { CType, Library, NativeMemory, System } from "../os/index.ts";
+import type { CapturePlace, CType, Library, NativeMemory, System } from "../os/index.ts";
 import { EspressoError } from "./failures.ts";
 import { type Argument, type Handle, type Kind, poolSymbols, required, type Symbol_, signatures } from "./symbols.ts";
 
@@ -69,8 +69,8 @@ type Native = (...args: unknown[]) => number | bigint;
 export class Espresso {
   readonly path: string;
   readonly system: System;
-  /** A folder of this process, for captured messages. */
-  readonly #folder: string;
+  /** Where messages are caught. */
+  readonly place: CapturePlace;
   readonly #functions: Readonly<Record<string, Native>>;
   readonly #execute: Native;
   readonly #push: () => unknown;
@@ -79,10 +79,10 @@ export class Espresso {
   readonly #cell = new BigUint64Array(1);
 
   /** @throws {UnsupportedError} where the library lacks a function that the driver needs, {EngineError} where it cannot be loaded. */
-  constructor(system: System, path: string, folder: string) {
+  constructor(system: System, path: string, place: CapturePlace) {
     this.system = system;
     this.path = path;
-    this.#folder = folder;
+    this.place = place;
     const library = system.load(path);
     const functions: Record<string, Native> = {};
     const missing: string[] = [];
@@ -135,14 +135,13 @@ export class Espresso {
         return { error };
       }
     };
-    const { result, text } = this.system.captureStderr(this.#folder, attempt);
-    if ("value" in result) {
-      passOn(text);
-      return result.value as T;
-    }
+    const { result, text } = this.system.captureStderr(this.place, attempt);
+    const { own, foreign } = sorted(text);
+    if (foreign !== "") process.stderr.write(foreign);
+    if ("value" in result) return result.value as T;
     const { error } = result;
-    if (error instanceof EspressoError) throw new EspressoError(error.symbol, error.result, text);
-    process.stderr.write(text);
+    if (error instanceof EspressoError) throw new EspressoError(error.symbol, error.result, own);
+    process.stderr.write(own);
     throw error;
   }
 
@@ -158,6 +157,7 @@ export class Espresso {
     this.#call(symbol, args);
     const address = Number(this.#cell[0]);
     if (address === 0) throw new EngineError("ane", `e5rt_${symbol} gave no object and no error`);
+    if (!Number.isSafeInteger(address)) throw new EngineError("ane", `e5rt_${symbol} gave a tagged pointer`);
     return address as Handle<Made<S>>;
   }
 
@@ -172,12 +172,21 @@ export class Espresso {
     this.#call(symbol, [this.#cell]);
   }
 
+  /** Where the first try fails, the second one's error carries Espresso's message. */
+  #allocate(size: number): Handle<"buffer"> {
+    try {
+      return this.make("buffer_object_alloc", size, cpuVisible);
+    } catch {
+      return this.captured(() => this.make("buffer_object_alloc", size, cpuVisible));
+    }
+  }
+
   /** A zeroed buffer, and its memory: given up once that was disposed and nobody looks at it any more. */
   buffer(bytes: number): { readonly handle: Handle<"buffer">; readonly memory: NativeMemory } {
     const { system } = this;
     const size = Math.max(bufferGranule, Math.ceil(bytes / bufferGranule) * bufferGranule);
     return this.pooled(() => {
-      const handle = this.make("buffer_object_alloc", size, cpuVisible);
+      const handle = this.#allocate(size);
       try {
         this.#cell[0] = 0n;
         this.#call("buffer_object_get_data_ptr", [handle, this.#cell]);
@@ -195,7 +204,12 @@ export class Espresso {
     });
   }
 
-  /** Runs a stream: the calls of a run, and nothing else. @throws {EspressoError} */
+  /** Runs a stream for the first time: a failure carries Espresso's message. @throws {EspressoError} */
+  executeFirst(stream: Handle<"stream">): void {
+    this.captured(() => this.execute(stream));
+  }
+
+  /** Runs a stream: the calls of a run, and nothing else; Espresso's messages go to standard error. @throws {EspressoError} */
   execute(stream: Handle<"stream">): void {
     const token = this.#push();
     const code = Number(this.#execute(stream));
@@ -204,10 +218,13 @@ export class Espresso {
   }
 }
 
-/** What Espresso and the services behind it write about themselves is of interest only where a call failed. */
-const itsOwn = /e5rt|espresso|\bE5\b|ANE|MIL|mlir|coreml|program|compil/i;
+/** How lines of Espresso's and of the system's log begin. */
+const itsOwn =
+  /^(E5RT|MILCompilerFor|_?ANE[A-Z]|ANECC|Espresso|\[(espresso|ane|coreml)|\d{4}-\d\d-\d\d [\d:.+-]+ \S+\[\d+:)/i;
 
-function passOn(text: string): void {
-  const foreign = text.split("\n").filter((line) => line.trim() !== "" && !itsOwn.test(line));
-  if (foreign.length > 0) process.stderr.write(`${foreign.join("\n")}\n`);
+/** Its own lines, and whatever else was written to standard error meanwhile. */
+function sorted(text: string): { own: string; foreign: string } {
+  const lines = text.split(/(?<=\n)/);
+  const pick = (own: boolean) => lines.filter((line) => itsOwn.test(line) === own).join("");
+  return { own: pick(true), foreign: pick(false) };
 }

@@ -88,8 +88,8 @@ export class AneExecutable implements Executable, Tenant {
   }
 
   /** Loads what is not loaded, on the engine's thread. */
-  load(): Promise<void> {
-    return this.#engine.budget.inTurn(() => this.#load());
+  async load(): Promise<void> {
+    if (this.#loaded === undefined) await this.#engine.budget.inTurn(() => this.#load());
   }
 
   async #load(): Promise<void> {
@@ -274,6 +274,8 @@ export class AneBinding implements Binding, Disposable {
   readonly #before: Copy[] = [];
   readonly #after: Copy[] = [];
   #stream: BoundStream | undefined;
+  /** Whether the stream has run. */
+  #ran = false;
 
   constructor(
     engine: AneEngine,
@@ -327,7 +329,9 @@ export class AneBinding implements Binding, Disposable {
     if (this.#stream === undefined) this.#executable.loadSync();
     const { stream } = this.#bound();
     copyAll(this.#before);
-    this.#engine.espresso.execute(stream);
+    if (this.#ran) this.#engine.espresso.execute(stream);
+    else this.#engine.espresso.executeFirst(stream);
+    this.#ran = true;
     copyAll(this.#after);
   }
 
@@ -338,15 +342,17 @@ export class AneBinding implements Binding, Disposable {
       if (this.#stream === undefined) await this.#executable.load();
       const { stream } = this.#bound();
       copyAll(this.#before);
-      await thread.do("run", stream);
+      await thread.do(this.#ran ? "run" : "runFirst", stream);
+      this.#ran = true;
+      copyAll(this.#after);
     });
-    copyAll(this.#after);
   }
 
   /** Unbinds; the next run binds anew. */
   release(): void {
     this.#stream?.release();
     this.#stream = undefined;
+    this.#ran = false;
   }
 
   [Symbol.dispose](): void {

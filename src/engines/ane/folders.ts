@@ -2,12 +2,12 @@
 
 import { lstatSync, mkdirSync, readdirSync, rmSync } from "node:fs";
 import { homedir, tmpdir } from "node:os";
-import { join } from "node:path";
+import { join, resolve } from "node:path";
 import { EngineError } from "../../core/errors.ts";
 
 /** Everything of this user's processes lies in one folder that nobody else can read. */
 function userFolder(): string {
-  const folder = join(tmpdir(), `anekit-${process.getuid?.() ?? 0}`);
+  const folder = join(resolve(tmpdir()), `anekit-${process.getuid?.() ?? 0}`);
   try {
     mkdirSync(folder, { recursive: true, mode: 0o700 });
   } catch (cause) {
@@ -17,8 +17,7 @@ function userFolder(): string {
     });
   }
   const { uid, mode } = lstatSync(folder);
-  const { mode: type } = { mode: mode & 0o170000 };
-  const isFolder = type === 0o040000;
+  const isFolder = (mode & 0o170000) === 0o040000; // S_IFMT, S_IFDIR: a link is none
   if (!isFolder || uid !== (process.getuid?.() ?? uid) || (mode & 0o077) !== 0) {
     throw new EngineError("ane", `${folder} is not a folder that belongs to this user alone`, {
       remedy: "remove it, or set TMPDIR to a folder of your own",
@@ -58,6 +57,7 @@ export function newFolder(parent: string): string {
   for (;;) {
     const folder = join(parent, `${Date.now().toString(36)}-${++last}`);
     try {
+      mkdirSync(parent, { recursive: true, mode: 0o700 }); // cleaners of temporary files may have taken it
       mkdirSync(folder, { mode: 0o700 });
       return folder;
     } catch (error) {

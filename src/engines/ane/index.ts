@@ -8,12 +8,12 @@ import { isMainThread } from "node:worker_threads";
 import { type Chip, chipFromBrand, findChip, floorChip } from "../../chips/index.ts";
 import { messageOf, UnsupportedError } from "../../core/errors.ts";
 import type { Engine } from "../engine.ts";
-import { openSystem, releaseViewed, type System } from "../os/index.ts";
+import { type CapturePlace, newRedirection, openSystem, releaseViewed, type System } from "../os/index.ts";
 import { capabilitiesOf, libraryIdentity, type ProbeResult, readProbe, writeProbe } from "./capabilities.ts";
 import { AneEngine } from "./engine.ts";
 import { countSymbols, Espresso, espressoPath, type SymbolCensus } from "./espresso.ts";
 import { cacheFolder, newFolder, processFolder } from "./folders.ts";
-import { parsePace } from "./pace.ts";
+import { pace, parsePace } from "./pace.ts";
 import { probe, probeRevision, type Simulate } from "./probe.ts";
 
 /** What the environment may ask for; see docs/ane.md. */
@@ -88,8 +88,21 @@ export interface ProbeOptions {
   readonly progress?: (name: string) => void;
 }
 
-async function probeResult(
-  { path, chip, subject }: Found,
+/** Probes that are going on, by what they are about: two at once would disturb each other's compiles. */
+const probing = new Map<string, Promise<ProbeResult>>();
+
+function probeResult(found: Found, environment: AneEnvironment, options: ProbeOptions): Promise<ProbeResult> {
+  const key = found.subject.join("\n");
+  let result = probing.get(key);
+  if (result === undefined) {
+    result = readOrProbe(found, environment, options).finally(() => probing.delete(key));
+    probing.set(key, result);
+  }
+  return result;
+}
+
+async function readOrProbe(
+  { system, path, chip, subject }: Found,
   environment: AneEnvironment,
   { simulate, fresh = false, progress }: ProbeOptions,
 ): Promise<ProbeResult> {
@@ -99,13 +112,14 @@ async function probeResult(
   const { pauseMs } = parsePace(environment.ANEKIT_ANE_PACE);
   const result = await probe({
     library: path,
-    folder: newFolder(ownFolders().own),
+    folder: newFolder(ownPlaces(system).folder),
     chip,
     subject,
     simulate,
     pauseMs,
     ...(progress !== undefined && { progress }),
   });
+  if (result.findings.at(-1)?.outcome === "refused") pace.failed(); // the compiler service begins anew
   writeProbe(folder, result);
   return result;
 }
@@ -117,9 +131,9 @@ async function probeResult(
 export async function createAne(reason: string, environment: AneEnvironment, options: ProbeOptions): Promise<Engine> {
   const found = await find(environment);
   const { system, path, chip, how, os } = found;
-  const pace = parsePace(environment.ANEKIT_ANE_PACE);
-  const { shared, own } = ownFolders();
-  const espresso = new Espresso(system, path, shared);
+  const paceSettings = parsePace(environment.ANEKIT_ANE_PACE);
+  const { capture, folder } = ownPlaces(system);
+  const espresso = new Espresso(system, path, capture);
   const result = await probeResult(found, environment, options);
   if (!result.usable) {
     throw new UnsupportedError("ane", `the Neural Engine of ${chip.name} (${os}) is not used: ${result.reason}`, {
@@ -136,25 +150,33 @@ export async function createAne(reason: string, environment: AneEnvironment, opt
     espresso,
     chip,
     capabilities: capabilitiesOf(result),
-    pace,
-    folders: { shared, own },
+    pace: paceSettings,
+    folder,
   });
 }
 
-let folders: { readonly shared: string; readonly own: string } | undefined;
+/** Where this thread keeps things: captures beside those of other threads, programs in a folder of its own. */
+interface Places {
+  readonly capture: CapturePlace;
+  readonly folder: string;
+}
 
-/** The folder of this process, and in it the one of this thread, which is removed at its end. */
-function ownFolders(): NonNullable<typeof folders> {
-  if (folders === undefined) {
+let places: Places | undefined;
+
+/** The places of this thread, removed at its end. */
+function ownPlaces(system: System): Places {
+  if (places === undefined) {
     const shared = processFolder();
-    const own = newFolder(shared);
+    const folder = newFolder(shared);
+    const redirection = newRedirection();
     process.once("exit", () => {
+      system.endRedirection(redirection);
       releaseViewed(); // objects of the system's: nobody looks at them any more
-      rmSync(isMainThread ? shared : own, { recursive: true, force: true });
+      rmSync(isMainThread ? shared : folder, { recursive: true, force: true });
     });
-    folders = { shared, own };
+    places = { capture: { folder: shared, redirection }, folder };
   }
-  return folders;
+  return places;
 }
 
 /** What there is, without opening anything for good. Never throws. */
@@ -176,7 +198,10 @@ export async function examineAne(environment: AneEnvironment, options?: ProbeOpt
     }
     const kept = readProbe(cacheFolder(environment), subject);
     const result = options === undefined ? kept : await probeResult(found, environment, options);
-    if (result === undefined) return { available: true, reason: "not probed yet", ...facts, symbols };
+    if (result === undefined) {
+      const reason = "not probed yet: its first use, or anekit doctor --probe, asks the compiler";
+      return { available: false, reason, ...facts, symbols };
+    }
     return { available: result.usable, reason: result.reason, ...facts, symbols, probe: result };
   } catch (error) {
     return { available: false, reason: messageOf(error) };

@@ -55,3 +55,6 @@ export class Pace {
     this.#failedAt = Number.NEGATIVE_INFINITY;
   }
 }
+
+/** The pace of this thread. */
+export const pace = new Pace();

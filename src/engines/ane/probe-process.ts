@@ -3,7 +3,7 @@
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { messageOf } from "../../core/errors.ts";
-import { openSystem } from "../os/index.ts";
+import { newRedirection, openSystem } from "../os/index.ts";
 import { BoundStream, buildUnit, type PortBinding, releaseUnit } from "./build.ts";
 import { Espresso } from "./espresso.ts";
 import { newFolder } from "./folders.ts";
@@ -22,9 +22,10 @@ export interface ProbeRequest {
 
 export type ProbeAnswer = { readonly outputs: Readonly<Record<string, Uint8Array>> } | { readonly error: string };
 
-const [, , library, folder] = process.argv as [string, string, string, string];
+const [, , library, folder, limit] = process.argv as [string, string, string, string, string];
 process.on("disconnect", () => process.exit());
-const espresso = new Espresso(await openSystem(), library, folder);
+const system = await openSystem();
+const espresso = new Espresso(system, library, { folder, redirection: newRedirection() });
 
 function run({ mil, weights, inputs, outputs, aliases, runs }: ProbeRequest): ProbeAnswer {
   const place = newFolder(folder);
@@ -56,11 +57,13 @@ function run({ mil, weights, inputs, outputs, aliases, runs }: ProbeRequest): Pr
 
 process.on("message", (request: ProbeRequest) => {
   let answer: ProbeAnswer;
+  system.endAfter(Number(limit)); // should nobody be left to end it
   try {
     answer = run(request);
   } catch (error) {
     answer = { error: messageOf(error) };
   }
+  system.endAfter(0);
   process.send!(answer);
 });
 process.send!("ready");

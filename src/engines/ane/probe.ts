@@ -129,12 +129,14 @@ class ProbeProcess {
   readonly #folder: string;
   readonly #limitMs: number;
   #child: ChildProcess | undefined;
+  readonly #atExit = () => this.stop();
   losses = 0;
 
   constructor({ library, folder, limitMs = caseLimitMs }: ProbeSettings) {
     this.#library = library;
     this.#folder = folder;
     this.#limitMs = limitMs;
+    process.once("exit", this.#atExit);
   }
 
   /** The next message, or how the child was lost. */
@@ -163,7 +165,7 @@ class ProbeProcess {
   async run(request: ProbeRequest): Promise<ProbeAnswer | { readonly outcome: Outcome; readonly detail: string }> {
     if (this.#child === undefined) {
       const [script, ...rest] = processArguments("engines/ane/probe-process").reverse();
-      this.#child = fork(script!, [this.#library, this.#folder], {
+      this.#child = fork(script!, [this.#library, this.#folder, String(Math.ceil(this.#limitMs / 1000) + 5)], {
         execArgv: rest.reverse(),
         serialization: "advanced",
         stdio: ["ignore", "ignore", "ignore", "ipc"],
@@ -177,6 +179,12 @@ class ProbeProcess {
   stop(): void {
     this.#child?.kill("SIGKILL");
     this.#child = undefined;
+  }
+
+  /** Stops for good. */
+  close(): void {
+    process.removeListener("exit", this.#atExit);
+    this.stop();
   }
 }
 

@@ -131,7 +131,5 @@ export const required = [
   "execution_stream_execute_sync",
 ] as const satisfies readonly Symbol_[];
 
-export type Required_ = (typeof required)[number];
-
 /** Autorelease pools of libobjc; a double of Espresso brings its own. */
 export const poolSymbols = { push: "objc_autoreleasePoolPush", pop: "objc_autoreleasePoolPop" } as const;

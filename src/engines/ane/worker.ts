@@ -2,7 +2,7 @@
 
 import { parentPort, workerData } from "node:worker_threads";
 import { AnekitError, messageOf } from "../../core/errors.ts";
-import { openSystem } from "../os/index.ts";
+import { type CapturePlace, openSystem } from "../os/index.ts";
 import { buildUnit, type CompiledUnit, type Operation, type ProgramFiles } from "./build.ts";
 import { Espresso } from "./espresso.ts";
 import { EspressoError } from "./failures.ts";
@@ -11,13 +11,14 @@ import type { Handle } from "./symbols.ts";
 export interface WorkerSettings {
   /** Path of the library. */
   readonly library: string;
-  readonly folder: string;
+  readonly place: CapturePlace;
 }
 
 /** What the worker does; handles are of the process. */
 export interface WorkerJobs {
   build(files: ProgramFiles): CompiledUnit & Operation;
   run(stream: Handle<"stream">): void;
+  runFirst(stream: Handle<"stream">): void;
 }
 
 export type Job = {
@@ -45,11 +46,12 @@ function failureOf(error: unknown): Failure {
   return { message, espresso: { symbol, result, text } };
 }
 
-const { library, folder } = workerData as WorkerSettings;
-const espresso = new Espresso(await openSystem(), library, folder);
+const { library, place } = workerData as WorkerSettings;
+const espresso = new Espresso(await openSystem(), library, place);
 const jobs: WorkerJobs = {
   build: (files) => buildUnit(espresso, files),
   run: (stream) => espresso.execute(stream),
+  runFirst: (stream) => espresso.executeFirst(stream),
 };
 
 parentPort!.on("message", ({ id, job, argument }: Job) => {

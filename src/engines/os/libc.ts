@@ -8,6 +8,9 @@ type Koffi = typeof import("koffi").default;
 /** An address in this process; addresses of user space fit 53 bits on every supported machine. */
 export type Address = number;
 
+/** Stack of foreign calls; koffi's own setting is 2 MiB. */
+const stackBytes = 8 * 2 ** 20;
+
 /** The functions of the C library that engines need; addresses and sizes are numbers, results as in C. */
 export interface Libc {
   mmap(address: Address, bytes: number, protection: number, flags: number, fd: number, offset: number): Address;
@@ -20,6 +23,8 @@ export interface Libc {
   close(fd: number): number;
   dup(fd: number): number;
   dup2(from: number, to: number): number;
+  /** Ends the process by SIGALRM after some seconds; 0 takes that back. */
+  alarm(seconds: number): number;
   /** Advisory lock of an open file; waits until nobody else holds it. */
   flock(fd: number, operation: number): number;
   pthreadAttrInit(attributes: Uint8Array): number;
@@ -98,6 +103,12 @@ export async function loadForeign(
       },
     );
   }
+  try {
+    // Compilers behind a library recurse; what lies unused of a stack costs nothing.
+    if ((koffi.config().sync_stack_size ?? 0) < stackBytes) koffi.config({ sync_stack_size: stackBytes });
+  } catch {
+    // Somebody else loads libraries through koffi in this process, too: its settings stand.
+  }
   const library = koffi.load(null);
   const func = (name: string, result: string, ...types: string[]) => library.func(name, result, types);
   const optional = (name: string, result: string, ...types: string[]) => {
@@ -115,6 +126,7 @@ export async function loadForeign(
     getpagesize: func("getpagesize", "int"),
     pipe: platform === "linux" ? linuxPipe(func) : posixPipe(func, library.func("int fcntl(int, int, ...)")),
     close: func("close", "int", "int"),
+    alarm: func("alarm", "unsigned int", "unsigned int"),
     dup: func("dup", "int", "int"),
     dup2: func("dup2", "int", "int", "int"),
     flock: func("flock", "int", "int", "int"),

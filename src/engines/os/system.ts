@@ -4,7 +4,7 @@ import { Socket } from "node:net";
 import { EngineError } from "../../core/errors.ts";
 import { type Address, type Foreign, type Library, loadForeign } from "./libc.ts";
 import { type AllocateOptions, mapMemory, NativeCode, NativeMemory } from "./memory.ts";
-import { captureStderr } from "./stderr.ts";
+import { type CapturePlace, captureStderr, endRedirection, type Redirection } from "./stderr.ts";
 
 /** A thread that runs native code, to be joined. */
 export interface NativeThread {
@@ -49,8 +49,18 @@ export class System {
   }
 
   /** Does `work` while the process's standard error goes to a file; see `captureStderr` of stderr.ts. */
-  captureStderr<T>(folder: string, work: () => T): { readonly result: T; readonly text: string } {
-    return captureStderr(this.#foreign, folder, work);
+  captureStderr<T>(place: CapturePlace, work: () => T): { readonly result: T; readonly text: string } {
+    return captureStderr(this.#foreign, place, work);
+  }
+
+  /** Ends this process after some seconds, whatever native code it is in then; 0 takes that back. */
+  endAfter(seconds: number): void {
+    this.#foreign.libc.alarm(seconds);
+  }
+
+  /** Ends a capture that is still going on at the end of the process. */
+  endRedirection(redirection: Redirection): void {
+    endRedirection(this.#foreign, redirection);
   }
 
   /** Makes machine code callable. @throws {EngineError} where the system refuses. */

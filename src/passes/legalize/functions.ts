@@ -83,10 +83,14 @@ export function functionRules({ chip, natives }: Target): Rule[] {
     // Outputs get operators of their own at the end. The same bits.
     rule(ops.identity, "identity", ({ x }) => x),
     rule(ops.gelu, "gelu", ({ x }, { mode }) => (natives.gelu ? undefined : geluParts(x, mode))),
-    // One more rounding, and infinity where the sum passes 65504 though the mean does not.
-    rule(ops.reduce_mean, "reduce-mean", ({ x }, { axes, keepDims }) =>
-      natives.reduceMean ? undefined : x.sum(axes, { keepDims }).mul(1 / sizeOf(axes.map((axis) => x.shape[axis]!))),
-    ),
+    // Elements below 2^-14 of their number round to subnormals first; one more rounding at the end. The sum is never larger than the largest element.
+    rule(ops.reduce_mean, "reduce-mean", ({ x }, { axes, keepDims }) => {
+      if (natives.reduceMean) return undefined;
+      const count = sizeOf(axes.map((axis) => x.shape[axis]!));
+      const power = 2 ** Math.ceil(Math.log2(count));
+      const sum = x.mul(1 / power).sum(axes, { keepDims });
+      return power === count ? sum : sum.mul(power / count);
+    }),
     // Runtime §2: a reduction's result times 0 fails. 0 also where the reduction is infinite or NaN (the chip's own 0 inf is 0), and never -0.
     rule(ops.mul, "zero-product", ({ x, y }, _attrs, { results }) => {
       const zero = (uniformValue(y) === 0 && isReduction(x)) || (uniformValue(x) === 0 && isReduction(y));
