@@ -93,6 +93,7 @@ describe("limits", () => {
       matmulOutputMax: 32752,
       widthSliceMax: slice,
       maxPrograms: 120,
+      maxConstantBytes: 2e9,
       portDtypes: ["fp16", "int8", "uint8", "int16", "uint16"],
     });
   });
