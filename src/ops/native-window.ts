@@ -71,7 +71,7 @@ const outputTransform = [
 const tile = 4;
 const reach = tile + 2;
 
-/** Positions from which on the products that it saves outweigh reading four times as many weights. */
+/** Positions from which on, by estimate, the products that it saves outweigh reading four times as many weights. */
 const winogradFrom = 128;
 
 /**
@@ -153,11 +153,8 @@ function correlate(
   const flipped = axes.every(({ step }) => step === -1);
   const fits = axes.every(({ kernel: size, stride, step }) => size === 3 && stride === 1 && (step === 1 || flipped));
   if (d === 2 && fits && groups === 1 && perGroup % 16 === 0 && rows % 16 === 0 && batch * positions >= winogradFrom) {
-    const sums = winograd(n, x, axes, filters, flipped, bias === undefined ? dtype : "fp32");
-    const biased = bias === undefined ? sums : n.map(dtype, [sums, bias], (v, a, b) => v.add(a!, b!));
-    return n.reshape(channelsFirst(n, biased), shape);
-  }
-  if (groups === 1 && positions < taps && batch > 1) {
+    product = winograd(n, x, axes, filters, flipped, summed);
+  } else if (groups === 1 && positions < taps && batch > 1) {
     // Few positions and large kernels, the derivative of weights: sums over windows, whose rows are (position, sample).
     const columns = n.permute(windows, [1 + 2 * d, ...range(1 + d, d), ...range(1, d), 0]);
     const lines = n.permute(filters, [1, ...range(2, d), 0]);
@@ -202,14 +199,16 @@ function correlate(
   return n.reshape(channelsFirst(n, sums), shape);
 }
 
+interface ConvOperands {
+  readonly x: NativeArray;
+  readonly weight: NativeArray;
+  readonly bias?: NativeArray | undefined;
+}
+
 /** Convolution of x [N, C, ...] with weight [O, C / groups, ...]. */
 export function convNative(
   n: Native,
-  {
-    x,
-    weight,
-    bias,
-  }: { readonly x: NativeArray; readonly weight: NativeArray; readonly bias?: NativeArray | undefined },
+  { x, weight, bias }: ConvOperands,
   windows: readonly Window[],
   groups: number,
   result: Aval,
@@ -224,11 +223,7 @@ export function convNative(
  */
 export function convTransposeNative(
   n: Native,
-  {
-    x,
-    weight,
-    bias,
-  }: { readonly x: NativeArray; readonly weight: NativeArray; readonly bias?: NativeArray | undefined },
+  { x, weight, bias }: ConvOperands,
   windows: readonly Window[],
   groups: number,
   result: Aval,

@@ -30,7 +30,7 @@ export type Finding = v.InferOutput<typeof findingSchema>;
 const formNames = Object.keys(nativeForms) as (keyof typeof nativeForms)[];
 
 const probeSchema = v.object({
-  /** What was probed: chip, system, library, version of anekit. */
+  /** What was probed: chip, system, library, revision of the probe. */
   subject: v.array(v.string()),
   usable: v.boolean(),
   /** One line. */

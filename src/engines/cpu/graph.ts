@@ -343,9 +343,11 @@ class Builder implements Native<GraphArray> {
   ): GraphArray {
     const natural = x.shape.map((extent, axis) => (axes.includes(axis) ? matrix.length : extent));
     const shape = perm.map((axis) => natural[axis]!);
-    const { root, offset, strides } = accessOf(x, contiguousOf) ?? { root: x, offset: 0, strides: [] };
-    if (root.source.kind === "constant" && strides.length > 0) {
-      const data = separableOf(root.source.data, { shape: x.shape, offset, strides }, axes, matrix, perm);
+    const access = accessOf(x, contiguousOf);
+    const source = access?.root.source;
+    if (access !== undefined && source?.kind === "constant") {
+      const { offset, strides } = access;
+      const data = separableOf(source.data, { shape: x.shape, offset, strides }, axes, matrix, perm);
       return this.make(dtype, shape, { kind: "constant", data });
     }
     return this.make(dtype, shape, { kind: "separable", x, axes, matrix, perm });
