@@ -95,12 +95,6 @@ export function postIndexed(base: Gp, index: Gp): Mem {
   return { base, offset: 0, index, write: "post" };
 }
 
-/** A place in the code; bound once. */
-export class Label {
-  /** Offset in the code, -1 until bound. */
-  at = -1;
-}
-
 /** Condition codes. `lo` to `hi` are unsigned; after a comparison of floats mi is less, ls less or equal, gt greater, ge, vs unordered. */
 export const cond = {
   eq: 0,

@@ -52,7 +52,6 @@ import {
   integerBits,
   isKey,
   isNarrow,
-  Label,
   laneField,
   type Mem,
   type Modifier,
@@ -87,9 +86,11 @@ import {
   type VecOpName,
   vecOps,
 } from "./arm64-vector.ts";
+import { Label } from "./label.ts";
 
 export type { Cond, Extend, Gp, Mem, Modifier, ShiftKind, Vec } from "./arm64-operands.ts";
-export { cond, gp, indexed, Label, mem, post, postIndexed, pre, w } from "./arm64-operands.ts";
+export { cond, gp, indexed, mem, post, postIndexed, pre, w } from "./arm64-operands.ts";
+export { Label };
 
 type FixupKind = "branch26" | "branch19" | "branch14" | "adr" | "adrp" | "low12";
 

@@ -2,6 +2,9 @@
 // x64.test.ts holds every form against bytes made by GNU as.
 
 import { invariant } from "../../../core/errors.ts";
+import { Label } from "./label.ts";
+
+export { Label };
 
 /** A general register, by number. */
 export type Gp = number & { readonly gp?: never };
@@ -43,12 +46,6 @@ export interface Mem {
 /** Memory at base + disp, with an optional scaled index. */
 export function mem(base: Gp, disp = 0, index?: Gp, scale: 1 | 2 | 4 | 8 = 1): Mem {
   return index === undefined ? { base, disp } : { base, disp, index, scale };
-}
-
-/** A place in the code; bound once. */
-export class Label {
-  /** Offset in the code, -1 until bound. */
-  at = -1;
 }
 
 /** Vector length in bytes. */
