@@ -40,7 +40,7 @@ const full: Effort = { rounds: 12, pauseMs: 50, multiplyAdds: 200_000, arrayByte
 const tiny: Effort = { rounds: 1, pauseMs: 0, multiplyAdds: 1000, arrayBytes: 2 * chunkBytes };
 
 const { rax, rcx, rdx, rdi, rsi } = gp;
-const lengths: Readonly<Record<Isa, Length>> = { avx2: 32, avx512: 64 };
+const lengths: Readonly<Record<Isa, Length>> = { avx2: 32, avx512: 64, neon: 16 };
 
 /** Independent multiply-adds: more of them than two units have in flight (latency 4). */
 function emitMultiplyAdd(isa: Isa, rounds: number): { code: Uint8Array; flops: number } {

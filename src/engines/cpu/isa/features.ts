@@ -4,8 +4,8 @@ import { ConfigError, UnsupportedError } from "../../../core/errors.ts";
 import type { System } from "../../os/index.ts";
 import { gp, Label, mem, X64 } from "./x64.ts";
 
-/** A set of instructions that kernels are generated for: AVX2 with FMA and F16C; AVX-512 with F, BW, VL, DQ. */
-export type Isa = "avx2" | "avx512";
+/** A set of instructions that kernels are generated for: AVX2 with FMA and F16C; AVX-512 with F, BW, VL, DQ; arm64's vectors of 16 bytes. */
+export type Isa = "avx2" | "avx512" | "neon";
 
 export interface CpuFeatures {
   /** Brand string. */

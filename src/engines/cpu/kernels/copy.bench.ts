@@ -7,7 +7,7 @@ import { Harness, isasOf } from "./copy.harness.ts";
 import { type CopySpec, planCopy, planFill } from "./copy.ts";
 import { planGather } from "./index-gather.ts";
 import { planScatter } from "./index-scatter.ts";
-import type { StepPlan } from "./step.ts";
+import type { Isa, StepPlan } from "./step.ts";
 
 const harness = new Harness(await openSystem());
 const isas = isasOf(harness.system);
@@ -173,7 +173,7 @@ for (const [extent, inner, count] of [
   const name = `[${extent},${inner}], ${count} indices`;
   const moved = 2 * 4 * count * inner;
   indexed(extent);
-  const all = (plan: (isa: "avx2" | "avx512") => readonly StepPlan<unknown>[]) => ({
+  const all = (plan: (isa: Isa) => readonly StepPlan<unknown>[]) => ({
     memcpy: runner([memcpyPlan(moved / 2)]),
     ...Object.fromEntries(isas.map((isa) => [isa, runner(plan(isa))])),
   });

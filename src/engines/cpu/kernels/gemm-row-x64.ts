@@ -46,6 +46,7 @@ const kMask: Mask = 2;
 export const mostRows = {
   avx2: { dot: 8, sum: 7 },
   avx512: { dot: 8, sum: 8 },
+  neon: { dot: 8, sum: 8 },
 } as const satisfies Record<Isa, Record<RowKernel["kind"], number>>;
 
 export function rowTasks({ batch, columns, chunk }: RowKernel): number {

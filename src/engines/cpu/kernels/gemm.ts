@@ -76,6 +76,7 @@ interface Geometry {
 const geometries = {
   avx512: { lanes: 16, registers: 32, rows: 14, vectors: 2 },
   avx2: { lanes: 8, registers: 16, rows: 6, vectors: 2 },
+  neon: { lanes: 4, registers: 32, rows: 8, vectors: 3 },
 } as const satisfies Record<Isa, Geometry>;
 
 /** Bytes of the operand that stays in the second-level cache while the other streams by. */
