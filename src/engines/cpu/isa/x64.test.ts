@@ -262,7 +262,9 @@ const lengthsOf: Readonly<Record<string, readonly Length[]>> = {
 };
 /** Instructions that EVEX gives no broadcast from memory (byte and word elements, moves) and, of those, no masks. */
 const noBroadcast = new Set<string>(
-  "vpackuswb vpacksswb vmovups vmovdqu32 vmovdqu16 vmovdqu8 vmovshdup vmovsldup".split(" "),
+  "vpackuswb vpacksswb vmovups vmovdqu32 vmovdqu16 vmovdqu8 vmovshdup vmovsldup vpunpcklbw vpunpckhbw vpunpcklwd vpunpckhwd".split(
+    " ",
+  ),
 );
 /** Moves between registers, which have a load's and a store's encoding. */
 const isMove = new Set(["vmovups", "vmovdqu", "vmovdqu32", "vmovdqu16", "vmovdqu8"]);
@@ -452,6 +454,12 @@ for (const r of [2, 13, 21, 30]) {
     form(`vmovss ${memory(at, 4)}, ${x}`, (asm) => asm.vmovssStore(at, r));
     form(`vmovd ${x}, ${memory(at, 4)}`, (asm) => asm.vmovdLoad(r, at));
     form(`vmovd ${memory(at, 4)}, ${x}`, (asm) => asm.vmovdStore(at, r));
+    form(`vpinsrd ${x}, ${y}, ${memory(at, 4)}, 3`, (asm) => asm.vpinsrd(r, (r + 5) % 32, at, 3));
+    form(`vpextrd ${memory(at, 4)}, ${x}, 2`, (asm) => asm.vpextrd(at, r, 2));
+  }
+  for (const at of r < 16 ? addresses(8) : []) {
+    form(`vmovq ${x}, ${memory(at, 8)}`, (asm) => asm.vmovqLoad(r, at));
+    form(`vmovq ${memory(at, 8)}, ${x}`, (asm) => asm.vmovqStore(at, r));
   }
   for (const at of addresses(2)) {
     form(`vpinsrw ${x}, ${y}, ${memory(at, 2)}, 5`, (asm) => asm.vpinsrw(r, (r + 5) % 32, at, 5));
@@ -464,6 +472,7 @@ for (const r of [2, 13, 21, 30]) {
   for (const g of [gp.rdx, gp.r10]) {
     form(`vmovd ${x}, ${names32[g]}`, (asm) => asm.vmovdLoad(r, g));
     form(`vmovd ${names32[g]}, ${x}`, (asm) => asm.vmovdStore(g, r));
+    form(`vpinsrd ${x}, ${y}, ${names32[g]}, 1`, (asm) => asm.vpinsrd(r, (r + 5) % 32, g, 1));
     form(`vpinsrw ${x}, ${y}, ${names32[g]}, 7`, (asm) => asm.vpinsrw(r, (r + 5) % 32, g, 7));
     form(`vpinsrb ${x}, ${y}, ${names32[g]}, 2`, (asm) => asm.vpinsrb(r, (r + 5) % 32, g, 2));
   }

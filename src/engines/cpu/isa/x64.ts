@@ -165,6 +165,15 @@ export const vecOps = {
   vmovdqu8: vecOp("0f", "f2", 0x6f, { w: 0, evexOnly: true }),
   vmovshdup: vecOp("0f", "f3", 0x16),
   vmovsldup: vecOp("0f", "f3", 0x12),
+  // Interleaving.
+  vpunpcklbw: vecOp("0f", "66", 0x60),
+  vpunpcklwd: vecOp("0f", "66", 0x61),
+  vpunpckldq: vecOp("0f", "66", 0x62),
+  vpunpcklqdq: vecOp("0f", "66", 0x6c, { evexW: 1 }),
+  vpunpckhbw: vecOp("0f", "66", 0x68),
+  vpunpckhwd: vecOp("0f", "66", 0x69),
+  vpunpckhdq: vecOp("0f", "66", 0x6a),
+  vpunpckhqdq: vecOp("0f", "66", 0x6d, { evexW: 1 }),
 } as const satisfies Record<string, VecOp>;
 export type VecOpName = keyof typeof vecOps;
 
@@ -691,11 +700,24 @@ export class X64 {
   vmovdStore(dst: Gp | Mem, src: Vec): void {
     this.#vector(vecOp("0f", "66", 0x7e, { tuple: 4 }), 16, src, undefined, dst, {});
   }
+  /** 64 bits from memory, upper lanes 0; registers 0 to 15. */
+  vmovqLoad(dst: Vec, src: Mem): void {
+    this.#vector(vecOp("0f", "f3", 0x7e, { vexOnly: true }), 16, dst, undefined, src, {});
+  }
+  vmovqStore(dst: Mem, src: Vec): void {
+    this.#vector(vecOp("0f", "66", 0xd6, { vexOnly: true }), 16, src, undefined, dst, {});
+  }
+  vpinsrd(dst: Vec, first: Vec, src: Gp | Mem, lane: number): void {
+    this.#vector(vecOp("0f3a", "66", 0x22, { tuple: 4 }), 16, dst, first, src, {}, lane);
+  }
   vpinsrw(dst: Vec, first: Vec, src: Gp | Mem, lane: number): void {
     this.#vector(vecOp("0f", "66", 0xc4, { tuple: 2 }), 16, dst, first, src, {}, lane);
   }
   vpinsrb(dst: Vec, first: Vec, src: Gp | Mem, lane: number): void {
     this.#vector(vecOp("0f3a", "66", 0x20, { tuple: 1 }), 16, dst, first, src, {}, lane);
+  }
+  vpextrd(dst: Mem, src: Vec, lane: number): void {
+    this.#vector(vecOp("0f3a", "66", 0x16, { tuple: 4 }), 16, src, undefined, dst, {}, lane);
   }
   vpextrw(dst: Mem, src: Vec, lane: number): void {
     this.#vector(vecOp("0f3a", "66", 0x15, { tuple: 2 }), 16, src, undefined, dst, {}, lane);
