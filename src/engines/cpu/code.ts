@@ -2,7 +2,9 @@
 // isa/x64-code.ts and isa/arm64-code.ts emit them.
 
 import type { Isa } from "./isa/features.ts";
-import type { Label } from "./isa/label.ts";
+import { Label } from "./isa/label.ts";
+
+export { Label };
 
 /** A general register of 64 bits. */
 export type Gp = number & { readonly gp?: never };
@@ -64,8 +66,14 @@ export type Arithmetic = "add" | "sub" | "and" | "or" | "xor" | "cmp";
 /** Bytes of vectors that instructions work on, up to `vectorBytes`. */
 export type Length = 16 | 32 | 64;
 
+/** Bytes of the longest vector of every set of instructions. */
+export const vectorLengths = { avx2: 32, avx512: 64, neon: 16 } as const satisfies Record<Isa, Length>;
+
 /** How floats lie in memory; registers hold fp32. */
 export type Storage = "fp32" | "fp16";
+
+/** Bytes of a float. */
+export const storageBytes = { fp32: 4, fp16: 2 } as const satisfies Record<Storage, number>;
 
 /** The first `count` fp32 lanes of a vector; on machines with mask registers, `mask` is the one that holds them (see `setPart`). */
 export interface Part {
@@ -123,20 +131,23 @@ export interface Code {
   /** Calls code that ends with `ret`, within a function that began with `enter` or `enterFromC`. */
   call(target: Label | Gp | Mem): void;
   ret(): void;
-  /** Begins a function that calls others: `bytes` of the stack from sp on are its own. Returns how many bytes lie between sp at a call and sp in who is called. */
+  /** Begins a function that calls others: `bytes` of the stack from sp on are its own. */
   enter(bytes: number): void;
   /** Gives them back, before `ret`. */
   leave(bytes: number): void;
   /** What `call` itself puts on the stack: bytes from the callee's sp to the caller's. */
   readonly callBytes: number;
-  /** As `enter`, for what C calls: saves what C wants kept. Vector registers' upper parts are clean and the C library's rounding is back after `leaveToC`. */
+  /**
+   * As `enter`, for what C calls: saves what C wants kept, so that anything may be called, whatever `bytes` is. `leaveToC` cleans the upper parts of vector
+   * registers and gives the C library its rounding back. May change r0.
+   */
   enterFromC(bytes: number): void;
   leaveToC(bytes: number): void;
   /** Calls a C function at an address. */
   callC(address: number): void;
   /** Calls the operating system; r0 = the number. Changes r1 and r9 too. */
   syscall(): void;
-  /** Round to nearest even, subnormals as they are, exceptions masked; until `leaveToC`. */
+  /** Round to nearest even, subnormals as they are, exceptions masked; until `leaveToC`. Changes r0. */
   setRounding(): void;
   /** Ends the use of wide vectors, where that helps what comes after. Changes nothing that is in use. */
   endVectors(): void;
