@@ -7,10 +7,11 @@ import { existsSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { parseArgs } from "node:util";
 import koffi from "koffi";
+import { type Code, gp, vectorLengths } from "../src/engines/cpu/code.ts";
 import { dispatchCode } from "../src/engines/cpu/dispatch.ts";
 import { Job, type Step } from "../src/engines/cpu/driver/job.ts";
 import { Team } from "../src/engines/cpu/driver/team.ts";
-import { gp, X64 } from "../src/engines/cpu/isa/x64.ts";
+import { newCode } from "../src/engines/cpu/isa/new-code.ts";
 import { type GemmSpec, type Matrix, planGemm, type Storage } from "../src/engines/cpu/kernels/gemm.ts";
 import type { Isa } from "../src/engines/cpu/kernels/step.ts";
 import { type NativeMemory, openSystem, type System } from "../src/engines/os/index.ts";
@@ -148,18 +149,17 @@ function specOf({ m, n, k, form, batch = 1, dtype = "fp32", bConstant = false }:
 
 /** Independent FMAs in registers: a task takes about 0.1 ms. */
 const peakRounds = 25000;
-function emitPeak(asm: X64): void {
-  const length = isa === "avx512" ? 64 : 32;
-  const registers = isa === "avx512" ? 24 : 12;
-  for (let i = 0; i < registers; i++) asm.v("vxorps", length, i, i, i);
-  asm.movImm(gp.rcx, peakRounds);
-  const top = asm.here();
-  for (let i = 0; i < registers; i++) asm.v("vfmadd231ps", length, i, i, i);
-  asm.aluImm("sub", gp.rcx, 1);
-  asm.jcc("ne", top);
-  asm.ret();
+const peakRegisters = isa === "avx2" ? 12 : 24;
+function emitPeak(code: Code): void {
+  for (let i = 0; i < peakRegisters; i++) code.vzero(i);
+  code.movImm(gp.r1, peakRounds);
+  const top = code.here();
+  for (let i = 0; i < peakRegisters; i++) code.fma(i, i, i);
+  code.aluImm("sub", gp.r1, 1);
+  code.jcc("ne", top);
+  code.ret();
 }
-const peakFlops = isa === "avx512" ? 24 * 32 * peakRounds : 12 * 16 * peakRounds;
+const peakFlops = peakRegisters * (vectorLengths[isa] / 2) * peakRounds;
 
 function random(memory: NativeMemory, dtype: Storage): void {
   let state = 1;
@@ -185,9 +185,9 @@ function compileJob(
   const compile = (list: typeof plan.steps) =>
     list.map((step): Step => {
       if (!codes.has(step.key)) {
-        const asm = new X64();
-        step.emit(asm);
-        codes.set(step.key, system.code(asm.finish()).address);
+        const code = newCode(isa);
+        step.emit(code);
+        codes.set(step.key, system.code(code.finish()).address);
       }
       const args = step.args.map((arg) => {
         if (typeof arg !== "string") return temps[arg.temp]!.address;
@@ -219,13 +219,13 @@ function together(steps: readonly Step[], tables: NativeMemory[]): Step {
 const median = (list: readonly number[]) => list.toSorted((x, y) => x - y)[list.length >> 1]!;
 
 const system = await openSystem();
-const dispatch = system.code(dispatchCode()).address;
+const dispatch = system.code(dispatchCode(isa)).address;
 using team = new Team(system, { threads });
 const sgemm = openBlas();
-const peakAsm = new X64();
-emitPeak(peakAsm);
+const peakCode = newCode(isa);
+emitPeak(peakCode);
 const peakTasks = 8 * threads;
-const peakJob = new Job(system, [{ kernel: system.code(peakAsm.finish()).address, args: [], tasks: peakTasks }]);
+const peakJob = new Job(system, [{ kernel: system.code(peakCode.finish()).address, args: [], tasks: peakTasks }]);
 
 /** Milliseconds of a run; with --cpu of processor time, which other programs disturb less: for one thread. */
 function time(run: () => void): number {

@@ -4,7 +4,7 @@ import type { DType } from "../../src/core/dtype.ts";
 import { float16Bits, unpackFloat16 } from "../../src/core/float16.ts";
 import type { Harness } from "../../src/engines/cpu/kernels/copy.harness.ts";
 import { type LoopOperand, type NestSpec, nestKey, nestTasks } from "../../src/engines/cpu/kernels/nest.ts";
-import type { StepPlan } from "../../src/engines/cpu/kernels/step.ts";
+import type { Isa, StepPlan } from "../../src/engines/cpu/kernels/step.ts";
 import { interpret } from "./interpret.ts";
 
 /** Elements of an operand's memory. */
@@ -81,6 +81,7 @@ export function referenceNest(spec: NestSpec, inside: readonly number[], values:
 /** Runs a nest's kernel over memory that ends at guard pages; returns what the operands hold then. */
 export function runNest(
   harness: Harness,
+  isa: Isa,
   spec: NestSpec,
   values: Values,
   emit: StepPlan<number>["emit"],
@@ -101,7 +102,7 @@ export function runNest(
     flops: 0,
     emit,
   };
-  const program = harness.load([step], (k) => memory[k]!.address, threads);
+  const program = harness.load(isa, [step], (k) => memory[k]!.address, threads);
   const outcome = program.run();
   program.dispose();
   if (outcome !== "done") throw new Error(`the nest ${outcome}`);

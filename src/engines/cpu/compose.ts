@@ -2,6 +2,7 @@
 
 import { dtypeBytes } from "../../core/dtype.ts";
 import { sizeOf } from "../../core/shape.ts";
+import type { Code } from "./code.ts";
 import { type GraphArray, reshapeStrides } from "./graph.ts";
 import {
   type ChainSpec,
@@ -16,9 +17,9 @@ import { type GemmPlan, type GemmSpec, type Storage as MatrixType, planGemm } fr
 import { emitLoop, loopScratch } from "./kernels/loop.ts";
 import { type NestSpec, nestKey } from "./kernels/nest.ts";
 import type { Isa, StepPlan } from "./kernels/step.ts";
+import { machineOf } from "./machines.ts";
 import { Expressions } from "./math.ts";
 import type { Place } from "./memory.ts";
-import { X64Machine } from "./x64-machine.ts";
 
 /** A matrix in memory; strides in elements. */
 export interface MatrixAt {
@@ -117,7 +118,7 @@ class Composer {
       key: `loop:${nestKey(nest)}`,
       tasks: 1,
       scratchBytes: loopScratch(nest),
-      emit: (asm: Parameters<Phase["step"]["emit"]>[0]) => emitLoop(new X64Machine(asm, this.#isa), nest),
+      emit: (code: Code) => emitLoop(machineOf(code), nest),
     };
     return { step, args };
   }

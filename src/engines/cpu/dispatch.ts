@@ -1,27 +1,31 @@
 // The kernel of a batch: it looks up which step a task belongs to and goes on there.
 
-import { gp, Label, mem, X64 } from "./isa/x64.ts";
+import { entry, gp, Label, mem } from "./code.ts";
+import type { Isa } from "./isa/features.ts";
+import { newCode } from "./isa/new-code.ts";
 
 /**
  * Kernel (arguments, task, scratch) whose argument block is a table of three words for every step: the number after its last task, its kernel, its
  * arguments.
  */
-export function dispatchCode(): Uint8Array {
-  const { rax, rcx, rsi, rdi } = gp;
-  const asm = new X64();
+export function dispatchCode(isa: Isa): Uint8Array {
+  const { r0: first, r1: end } = gp;
+  const kernel = first;
+  const { args, task } = entry;
+  const code = newCode(isa);
   const found = new Label();
-  asm.alu32("xor", rax, rax); // first task of the step
-  const next = asm.here();
-  asm.mov(rcx, mem(rdi, 0));
-  asm.alu("cmp", rsi, rcx);
-  asm.jcc("b", found);
-  asm.mov(rax, rcx);
-  asm.aluImm("add", rdi, 24);
-  asm.jmp(next);
-  asm.bind(found);
-  asm.alu("sub", rsi, rax);
-  asm.mov(rax, mem(rdi, 8));
-  asm.mov(rdi, mem(rdi, 16));
-  asm.jmpTo(rax);
-  return asm.finish();
+  code.zero(first); // first task of the step
+  const next = code.here();
+  code.mov(end, mem(args, 0));
+  code.alu("cmp", task, end);
+  code.jcc("b", found);
+  code.mov(first, end);
+  code.aluImm("add", args, 24);
+  code.jmp(next);
+  code.bind(found);
+  code.alu("sub", task, first);
+  code.mov(kernel, mem(args, 8));
+  code.mov(args, mem(args, 16));
+  code.jmpTo(kernel);
+  return code.finish();
 }

@@ -15,11 +15,12 @@ import {
   reclaimViews,
   type System,
 } from "../os/index.ts";
+import { vectorLengths } from "./code.ts";
 import { dispatchCode } from "./dispatch.ts";
 import { Job, type Outcome, type Step } from "./driver/job.ts";
 import { Team } from "./driver/team.ts";
 import { chooseIsa, cpuFeatures } from "./isa/features.ts";
-import { X64 } from "./isa/x64.ts";
+import { newCode } from "./isa/new-code.ts";
 import type { Isa } from "./kernels/step.ts";
 import type { Place, Storage } from "./memory.ts";
 import { type Plan, planProgram } from "./plan.ts";
@@ -111,13 +112,13 @@ class CpuExecutable implements Executable {
     this.#profile = profile;
     const { system, isa, threads, strict } = engine;
     const plan = planProgram(program, { isa, threads, strict, inPlace });
-    const asm = new X64();
+    const code = newCode(isa);
     const kernels = new Map<string, number>();
     for (const step of [...plan.setup, ...plan.steps]) {
       if (step.kind !== "native" || kernels.has(step.key)) continue;
-      asm.align(64);
-      kernels.set(step.key, asm.length);
-      step.emit(asm);
+      code.align(64);
+      kernels.set(step.key, code.length);
+      step.emit(code);
     }
     const compiled: { -readonly [K in keyof Compiled]: Compiled[K] } = {
       plan,
@@ -129,7 +130,7 @@ class CpuExecutable implements Executable {
     };
     this.#compiled = compiled;
     try {
-      if (asm.length > 0) compiled.code = system.code(asm.finish());
+      if (code.length > 0) compiled.code = system.code(code.finish());
       if (plan.arenaBytes > 0) compiled.arena = system.allocate(plan.arenaBytes);
       if (plan.constantBytes > 0) compiled.constants = system.allocate(plan.constantBytes);
       if (plan.sourceBytes > 0) compiled.sources = system.allocate(plan.sourceBytes);
@@ -183,7 +184,7 @@ class CpuExecutable implements Executable {
     });
     const { arenaBytes, constantBytes } = plan;
     const { isa, threads, team } = this.#engine;
-    const lanes = isa === "avx512" ? 16 : 8;
+    const lanes = vectorLengths[isa] / 4;
     const flopsPerMs = threads * 2 * 2 * lanes * team.ticksPerMicrosecond * 1000;
     const flops = steps.reduce((sum, step) => sum + step.flops, 0);
     return {
@@ -465,7 +466,7 @@ class CpuEngine implements Engine {
     this.strict = strict;
     this.#tight = tight;
     this.team = new Team(system, { threads, scratchBytes: 64 * 1024 });
-    this.#dispatchCode = system.code(dispatchCode());
+    this.#dispatchCode = system.code(dispatchCode(isa));
     this.dispatch = Number(this.#dispatchCode.address);
   }
 

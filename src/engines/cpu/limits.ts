@@ -3,10 +3,12 @@
 
 import { setTimeout } from "node:timers/promises";
 import { availableCores, openSystem, type System } from "../os/index.ts";
+import { entry, gp, mem, vectorLengths } from "./code.ts";
 import { Job, type Step } from "./driver/job.ts";
 import { Team } from "./driver/team.ts";
 import { type CpuFeatures, chooseIsa, cpuFeatures, type Isa } from "./isa/features.ts";
-import { gp, Label, type Length, mem, X64 } from "./isa/x64.ts";
+import { newCode } from "./isa/new-code.ts";
+import { countDown } from "./kernels/integers.ts";
 
 /** Rates with so many threads. */
 export interface Limits {
@@ -39,24 +41,20 @@ const full: Effort = { rounds: 12, pauseMs: 50, multiplyAdds: 200_000, arrayByte
 /** Nothing that it measures is worth anything, but everything runs. */
 const tiny: Effort = { rounds: 1, pauseMs: 0, multiplyAdds: 1000, arrayBytes: 2 * chunkBytes };
 
-const { rax, rcx, rdx, rdi, rsi } = gp;
-const lengths: Readonly<Record<Isa, Length>> = { avx2: 32, avx512: 64, neon: 16 };
+const { r0, r1, r2 } = gp;
 
-/** Independent multiply-adds: more of them than two units have in flight (latency 4). */
+/** Independent multiply-adds: more of them than are in flight (two units, or four of short vectors, with a latency of 4). */
 function emitMultiplyAdd(isa: Isa, rounds: number): { code: Uint8Array; flops: number } {
-  const length = lengths[isa];
-  const accumulators = isa === "avx512" ? 24 : 12;
-  const asm = new X64();
+  const code = newCode(isa);
+  const accumulators = (3 * code.registers) / 4;
   const zero = accumulators;
-  for (let i = 0; i <= zero; i++) asm.v(isa === "avx512" ? "vpxord" : "vxorps", length, i, i, i);
-  asm.movImm(rax, rounds);
-  const loop = new Label();
-  asm.bind(loop);
-  for (let i = 0; i < accumulators; i++) asm.v("vfmadd231ps", length, i, zero, zero);
-  asm.aluImm("sub", rax, 1);
-  asm.jcc("ne", loop);
-  asm.ret();
-  return { code: asm.finish(), flops: (rounds * accumulators * length * 2) / 4 };
+  for (let i = 0; i <= zero; i++) code.vzero(i);
+  code.movImm(r0, rounds);
+  countDown(code, r0, () => {
+    for (let i = 0; i < accumulators; i++) code.fma(i, zero, zero);
+  });
+  code.ret();
+  return { code: code.finish(), flops: 2 * rounds * accumulators * code.lanes };
 }
 
 /** Loops over a chunk of memory; `bytes` is how many times an array's size passes between registers and memory. */
@@ -72,36 +70,31 @@ type Traffic = keyof typeof traffic;
 
 /** Arguments: the addresses of two arrays, of which the task's chunk is read or written. */
 function emitTraffic(isa: Isa, kind: Traffic): Uint8Array {
-  const length = lengths[isa];
-  const asm = new X64();
+  const code = newCode(isa);
+  const length = code.vectorBytes;
   const vectors = 8;
-  asm.mov(rax, mem(rdi, 0));
-  asm.mov(rcx, mem(rdi, 8));
-  asm.shift("shl", rsi, Math.log2(chunkBytes));
-  asm.alu("add", rax, rsi);
-  asm.alu("add", rcx, rsi);
-  for (let i = 0; i <= vectors; i++) asm.v("vxorps", 16, i, i, i); // clears the rest of the register too
-  asm.movImm(rdx, chunkBytes / (vectors * length));
-  const store = traffic[kind].streaming ? "vmovntps" : "vmovups";
-  const loop = new Label();
-  asm.bind(loop);
-  for (let i = 0; i < vectors; i++) {
-    const [a, b] = [mem(rax, i * length), mem(rcx, i * length)];
-    if (kind === "read") asm.v("vaddps", length, i, i, a);
-    if (kind.startsWith("copy")) asm.v("vmovups", length, i, b);
-    if (kind === "triad") {
-      asm.v("vmovups", length, i, a);
-      asm.v("vfmadd213ps", length, i, vectors, b);
+  code.mov(r0, mem(entry.args, 0));
+  code.mov(r1, mem(entry.args, 8));
+  code.shift("shl", entry.task, Math.log2(chunkBytes));
+  code.alu("add", r0, entry.task);
+  code.alu("add", r1, entry.task);
+  for (let i = 0; i <= vectors; i++) code.vzero(i);
+  code.movImm(r2, chunkBytes / (vectors * length));
+  countDown(code, r2, () => {
+    for (let i = 0; i < vectors; i++) {
+      const [a, b] = [mem(r0, i * length), mem(r1, i * length)];
+      if (kind === "read") code.vfloat("add", i, i, a);
+      if (kind.startsWith("copy") || kind === "triad") code.vload(length, i, b);
+      if (kind === "triad") code.fma(i, vectors, a);
+      if (traffic[kind].streaming) code.vstream(length, a, i);
+      else if (kind !== "read") code.vstore(length, a, i);
     }
-    if (kind !== "read") asm.store(store, length, a, i);
-  }
-  asm.aluImm("add", rax, vectors * length);
-  asm.aluImm("add", rcx, vectors * length);
-  asm.aluImm("sub", rdx, 1);
-  asm.jcc("ne", loop);
-  if (traffic[kind].streaming) asm.sfence();
-  asm.ret();
-  return asm.finish();
+    code.aluImm("add", r0, vectors * length);
+    code.aluImm("add", r1, vectors * length);
+  });
+  if (traffic[kind].streaming) code.fence();
+  code.ret();
+  return code.finish();
 }
 
 /** A step that works through `units` a run. */
@@ -118,7 +111,7 @@ function makeLoop(system: System, code: Uint8Array, units: number, step: Omit<St
 
 /** Sets of instructions that this processor has. */
 function levelsOf(features: CpuFeatures): Isa[] {
-  return (["avx2", "avx512"] as const).filter((level) => {
+  return (Object.keys(vectorLengths) as Isa[]).filter((level) => {
     try {
       return chooseIsa(features, level) === level;
     } catch {

@@ -9,6 +9,7 @@ import { emitColumns } from "./kernels/columns.ts";
 import { emitLoop, loopScratch, loopStoresLast } from "./kernels/loop.ts";
 import { type LoopOperand, type NestSpec, nestKey, nestTasks } from "./kernels/nest.ts";
 import type { StepPlan } from "./kernels/step.ts";
+import { machineOf } from "./machines.ts";
 import { type Memory, ownerOf, type Place, requireInside } from "./memory.ts";
 import type { Moves } from "./moves.ts";
 import {
@@ -23,7 +24,6 @@ import {
   type Update,
 } from "./nests.ts";
 import type { Steps, Target } from "./steps.ts";
-import { X64Machine } from "./x64-machine.ts";
 
 /** Results from which on a loop stores past the caches; measured, docs/log.md. */
 const streamedBytes = 16 * 2 ** 20;
@@ -45,7 +45,7 @@ export class Loops {
 
   /** Adds the step of a group that is a loop or a reduction of columns, and the copies that it needs. */
   add(group: Group): void {
-    const { isa, threads } = this.#target;
+    const { threads } = this.#target;
     const { spec: nest, touched, updates, parts } = this.#nests.of(group);
     const places = touched.map(({ access }) => this.#memory.place(access.root, access.offset));
     const later: (() => void)[] = [];
@@ -69,8 +69,8 @@ export class Loops {
       scratchBytes: columnsKind ? 0 : loopScratch(spec),
       bytes,
       flops: sizeOf(spec.dims) * Math.max(1, group.members.length),
-      emit: (asm) => {
-        const machine = new X64Machine(asm, isa);
+      emit: (code) => {
+        const machine = machineOf(code);
         if (columnsKind) emitColumns(machine, spec);
         else emitLoop(machine, spec);
       },

@@ -8,7 +8,7 @@ import { contiguous, type GraphArray, isZero, type SourceOf } from "./graph.ts";
 import { planCopy, planFill } from "./kernels/copy.ts";
 import { planGather } from "./kernels/index-gather.ts";
 import { planScatter } from "./kernels/index-scatter.ts";
-import { planSeparable } from "./kernels/separable-x64.ts";
+import { planSeparable } from "./kernels/separable.ts";
 import type { Layout } from "./layout.ts";
 import { type Memory, ownerOf, type Place, requireInside } from "./memory.ts";
 import type { Steps, Target } from "./steps.ts";

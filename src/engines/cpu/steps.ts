@@ -1,7 +1,7 @@
 // The list of a plan's steps, as it grows.
 
+import type { Code } from "./code.ts";
 import type { ReferenceCall } from "./graph.ts";
-import type { X64 } from "./isa/x64.ts";
 import type { Isa, StepPlan } from "./kernels/step.ts";
 import { ownerOf, type Place } from "./memory.ts";
 
@@ -16,7 +16,7 @@ export interface NativeStep {
   readonly kind: "native";
   readonly name: string;
   readonly key: string;
-  emit(asm: X64): void;
+  emit(code: Code): void;
   readonly tasks: number;
   readonly args: readonly Place[];
   /** Which of them it writes. */
@@ -95,7 +95,7 @@ export class Steps {
       kind: "native",
       name,
       key,
-      emit: (asm) => plan.emit(asm),
+      emit: (code) => plan.emit(code),
       tasks,
       args: args.map(placeOf),
       writes: args.map(writes),

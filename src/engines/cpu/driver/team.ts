@@ -1,11 +1,12 @@
-// A team of native threads that runs jobs; see x64.ts for what the threads do.
+// A team of native threads that runs jobs; see driver.ts for what the threads do.
 
 import { availableParallelism } from "node:os";
 import { ConfigError, DisposedError, EngineError, UnsupportedError } from "../../../core/errors.ts";
 import type { Address, NativeCode, NativeMemory, NativeThread, Pipe, System } from "../../os/index.ts";
+import { baseIsa, newCode } from "../isa/new-code.ts";
+import { type DriverCode, emitDriver, futexWaiting, posixWaiting } from "./driver.ts";
 import type { Job, Outcome } from "./job.ts";
 import { control, errorSlot, thread, ticket, wakeSet } from "./layout.ts";
-import { type DriverCode, emitDriver, futexWaiting, posixWaiting } from "./x64.ts";
 
 export interface TeamOptions {
   /** Threads that work on a job, the calling one included. */
@@ -49,7 +50,7 @@ export class Team implements Disposable {
     if (!Number.isInteger(threads) || threads < 1 || threads > maxThreads) {
       throw new ConfigError("cpu engine", `${threads} threads: not a whole number from 1 to ${maxThreads}`);
     }
-    if (process.arch !== "x64") {
+    if (baseIsa === undefined) {
       throw new UnsupportedError("cpu engine", `it generates code for x86-64, this is ${process.arch}`, {
         remedy: 'use engine "sim"',
       });
@@ -57,7 +58,8 @@ export class Team implements Disposable {
     const waiting = options.waiting ?? (process.platform === "linux" ? "futex" : "posix");
     let driver = drivers.get(waiting);
     if (driver === undefined) {
-      driver = emitDriver(waiting === "futex" ? futexWaiting : posixWaiting((name) => system.symbol(name)));
+      const how = waiting === "futex" ? futexWaiting : posixWaiting((name) => system.symbol(name));
+      driver = emitDriver(newCode(baseIsa), how);
       drivers.set(waiting, driver);
     }
     this.#driver = driver;

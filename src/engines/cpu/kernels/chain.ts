@@ -1,9 +1,9 @@
 // Steps of several kernels: a task runs phase after phase over one block of a larger result; what passes from phase to phase may stay in the thread's
 // scratch memory, and is in cache either way.
 
-import { gp, Label, type Mem, mem, type X64 } from "../isa/x64.ts";
-import { addImm, multiply } from "./gemm-simd.ts";
-import { emitDigits } from "./gemm-x64.ts";
+import { type Code, gp, Label, type Mem, mem } from "../code.ts";
+import { emitDigits } from "./gemm-kernel.ts";
+import { addImm, multiply } from "./integers.ts";
 import type { StepPlan } from "./step.ts";
 
 /** What a phase's kernel gets: bytes behind one of the step's arguments, moved on to the task's batch element, or behind the start of scratch memory. */
@@ -39,69 +39,69 @@ export function chainKey({ batch, strides, parts, heldBytes }: ChainSpec): strin
   return `chain ${JSON.stringify([batch, strides, heldBytes, phases])}`;
 }
 
-const { rax, rbx, rcx, rdx, rsi, rdi, rsp } = gp;
+const { r0, r3, r1, r2, r4, r5, sp } = gp;
 
-/** Kernels keep only rsp and rbp: all that lives across phases is in the frame: arguments, scratch, a count of tasks, the phase's argument block. */
-export function emitChain(asm: X64, { batch, strides, parts, heldBytes }: ChainSpec): void {
+/** Kernels keep only sp and r14: all that lives across phases is in the frame: arguments, scratch, a count of tasks, the phase's argument block. */
+export function emitChain(code: Code, { batch, strides, parts, heldBytes }: ChainSpec): void {
   const count = strides.length;
-  const slot = (index: number): Mem => mem(rsp, 8 * index);
+  const slot = (index: number): Mem => mem(sp, 8 * index);
   const [scratch, task, block] = [count, count + 1, count + 2];
   const mostArgs = Math.max(...parts.flat().map(({ args }) => args.length));
   const frameBytes = 16 * Math.ceil((block + mostArgs) / 2) + 8; // with the return address a multiple of 16
-  const kernels = new Map<string, { readonly label: Label; readonly emit: (asm: X64) => void }>();
+  const kernels = new Map<string, { readonly label: Label; readonly emit: (code: Code) => void }>();
 
-  asm.aluImm("sub", rsp, frameBytes);
-  asm.mov(slot(scratch), rdx);
+  code.enter(frameBytes);
+  code.mov(slot(scratch), r2);
   for (let i = 0; i < count; i++) {
-    asm.mov(rax, mem(rdi, 8 * i));
-    asm.mov(slot(i), rax);
+    code.mov(r0, mem(r5, 8 * i));
+    code.mov(slot(i), r0);
   }
-  asm.alu32("xor", rbx, rbx);
-  emitDigits(asm, rsi, [...batch, parts.length], (digit, axis) => {
-    if (axis === batch.length) return asm.mov(rbx, digit);
+  code.zero(r3);
+  emitDigits(code, r4, [...batch, parts.length], (digit, axis) => {
+    if (axis === batch.length) return code.mov(r3, digit);
     for (const [i, bytes] of strides.entries()) {
       if (bytes[axis] === 0) continue;
-      asm.mov(rcx, digit);
-      multiply(asm, rcx, bytes[axis]!, rax);
-      asm.alu("add", slot(i), rcx);
+      code.mov(r1, digit);
+      multiply(code, r1, bytes[axis]!, r0);
+      code.alu("add", slot(i), r1);
     }
   });
   const starts = parts.map(() => new Label());
   for (const [part, label] of starts.entries()) {
     if (part === parts.length - 1) break; // the last one follows
-    asm.aluImm("cmp", rbx, part);
-    asm.jcc("e", label);
+    code.aluImm("cmp", r3, part);
+    code.jcc("e", label);
   }
   for (const part of [...parts.keys()].reverse()) {
-    asm.bind(starts[part]!);
+    code.bind(starts[part]!);
     for (const { step, args } of parts[part]!) {
       let kernel = kernels.get(step.key);
       if (kernel === undefined)
         kernels.set(step.key, (kernel = { label: new Label(), emit: (into) => step.emit(into) }));
       for (const [i, arg] of args.entries()) {
         const [from, offset] = "scratch" in arg ? [scratch, arg.scratch] : [arg.argument, arg.offset];
-        asm.mov(rax, slot(from));
-        addImm(asm, rax, offset, rcx);
-        asm.mov(slot(block + i), rax);
+        code.mov(r0, slot(from));
+        addImm(code, r0, offset, r1);
+        code.mov(slot(block + i), r0);
       }
-      asm.movMemImm(slot(task), 0);
-      const top = asm.here();
-      asm.mov(rsi, slot(task));
-      asm.lea(rdi, slot(block));
-      asm.mov(rdx, slot(scratch));
-      addImm(asm, rdx, heldBytes, rax);
-      asm.call(kernel.label);
+      code.movMemImm(slot(task), 0);
+      const top = code.here();
+      code.mov(r4, slot(task));
+      code.lea(r5, slot(block));
+      code.mov(r2, slot(scratch));
+      addImm(code, r2, heldBytes, r0);
+      code.call(kernel.label);
       if (step.tasks === 1) continue;
-      asm.aluImm("add", slot(task), 1);
-      asm.aluImm("cmp", slot(task), step.tasks);
-      asm.jcc("b", top);
+      code.aluImm("add", slot(task), 1);
+      code.aluImm("cmp", slot(task), step.tasks);
+      code.jcc("b", top);
     }
-    asm.aluImm("add", rsp, frameBytes);
-    asm.ret();
+    code.leave(frameBytes);
+    code.ret();
   }
   for (const { label, emit } of kernels.values()) {
-    asm.align(64);
-    asm.bind(label);
-    emit(asm);
+    code.align(64);
+    code.bind(label);
+    emit(code);
   }
 }

@@ -5,8 +5,8 @@ import { extentOf, referenceNest, runNest } from "../../../../test/cpu/nest.ts";
 import { makeRandom } from "../../../../test/plans/eager-engine.ts";
 import type { DType } from "../../../core/dtype.ts";
 import { openSystem } from "../../os/index.ts";
+import { machineOf } from "../machines.ts";
 import { Expressions } from "../math.ts";
-import { X64Machine } from "../x64-machine.ts";
 import { emitColumns } from "./columns.ts";
 import { Harness, runs } from "./copy.harness.ts";
 import type { LoopOperand, NestSpec } from "./nest.ts";
@@ -74,7 +74,7 @@ describe.skipIf(!runs).each(["avx2", "avx512"] as const)("column reductions on %
       );
       const given = values.map((each) => each.slice());
       referenceNest(spec, reduced, values);
-      const got = runNest(harness, spec, given, (asm) => emitColumns(new X64Machine(asm, isa), spec), 0, threads);
+      const got = runNest(harness, isa, spec, given, (code) => emitColumns(machineOf(code), spec), 0, threads);
       for (const [k, want] of values.entries()) {
         const at = want.findIndex((x, i) => x !== got[k]![i]);
         const facts = `seed ${5000 * threads + seed}: dims ${spec.dims}, operand ${k} ${spec.operands[k]!.strides}`;

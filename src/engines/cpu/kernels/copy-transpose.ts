@@ -1,8 +1,7 @@
 // Two-dimensional transposes in registers: tiles of 16-byte pieces of source rows become whole cache lines of destination rows.
 
-import { type Gp, gp, Label, type Length, mem, type Vec, type X64 } from "../isa/x64.ts";
-import { addConstant, counters, type Level, load, loadPart, registers, storePart, unpack } from "./copy-moves.ts";
-import type { Isa } from "./step.ts";
+import { type Code, type Gp, gp, Label, type Length, mem, type Vec } from "../code.ts";
+import { addConstant, counters, type Level, registers } from "./copy-moves.ts";
 
 /** Bytes of what is transposed as one. */
 export type Unit = 1 | 2 | 4 | 8;
@@ -42,7 +41,7 @@ interface Tile {
  * where fewer than e columns exist.
  */
 function transposeTile(
-  asm: X64,
+  code: Code,
   { unit, rows }: Transpose,
   { lanes, filled, wide, fromDisp, exact }: Tile,
 ): readonly Vec[] {
@@ -57,26 +56,26 @@ function transposeTile(
       if (row >= filled) continue;
       const place = mem(registers.from, fromDisp + row * rows.from);
       if (lane === 0) {
-        if (byParts) loadPart(asm, k, place, wide * unit);
-        else load(asm, 16, k, place);
+        if (byParts) code.vloadPart(k, place, wide * unit);
+        else code.vload(16, k, place);
         continue;
       }
-      if (byParts) loadPart(asm, e, place, wide * unit);
+      if (byParts) code.vloadPart(e, place, wide * unit);
       const source = byParts ? e : place;
-      if (lanes === 4) asm.vi("vinsertf32x4", 64, k, k, source, lane);
-      else asm.vi("vinsertf128", 32, k, k, source, lane);
+      code.vinsert(length, k, source, lane);
     }
   }
-  return shuffleRounds(asm, unit, length, names, Math.log2(e));
+  return shuffleRounds(code, unit, length, names, Math.log2(e));
 }
 
 /**
  * Perfect shuffles of what registers 0 to names.length - 1 hold, as one sequence (in every 16-byte lane): each round
  * rotates the bits of an element's number by one, and so log2 r of them turn r rows into columns.
  */
-function shuffleRounds(asm: X64, unit: Unit, length: Length, first: readonly Vec[], rounds: number): readonly Vec[] {
+function shuffleRounds(code: Code, unit: Unit, length: Length, first: readonly Vec[], rounds: number): readonly Vec[] {
   let names = first;
   const half = names.length / 2;
+  // A seventeenth register is for whole lines only: some machines have none, and parts are stored from those below.
   const spill = names.length === 16 && length !== 64;
   let free: Vec = names.length;
   for (let round = 0; round < rounds; round++) {
@@ -85,13 +84,13 @@ function shuffleRounds(asm: X64, unit: Unit, length: Length, first: readonly Vec
       const a = names[i]!;
       const b = names[i + half]!;
       if (spill) {
-        asm.store("vmovups", length, mem(registers.scratch, 0), b);
-        unpack(asm, "low", unit, length, b, a, mem(registers.scratch, 0));
-        unpack(asm, "high", unit, length, a, a, mem(registers.scratch, 0));
+        code.vstore(length, mem(registers.scratch, 0), b);
+        code.vinterleave("low", unit, length, b, a, mem(registers.scratch, 0));
+        code.vinterleave("high", unit, length, a, a, mem(registers.scratch, 0));
         next.push(b, a);
       } else {
-        unpack(asm, "low", unit, length, free, a, b);
-        unpack(asm, "high", unit, length, b, a, b);
+        code.vinterleave("low", unit, length, free, a, b);
+        code.vinterleave("high", unit, length, b, a, b);
         next.push(free, b);
         free = a;
       }
@@ -105,47 +104,47 @@ const numbers = (n: number) => Array.from({ length: n }, (_, i) => i);
 const isShort = (n: number, e: number) => n > 1 && n < e && (n & (n - 1)) === 0;
 
 /** Few rows whose columns follow one another in the destination (interleaving, pixel shuffle): e columns, whole registers. */
-function emitInterleave(asm: X64, { unit, rows }: Transpose, { filled, fromDisp, toDisp }: Tile): void {
-  for (let row = 0; row < filled; row++) load(asm, 16, row, mem(registers.from, fromDisp + row * rows.from));
-  shuffleRounds(asm, unit, 16, numbers(filled), Math.log2(filled)).forEach((name, i) => {
-    asm.store("vmovups", 16, mem(registers.to, toDisp + 16 * i), name);
+function emitInterleave(code: Code, { unit, rows }: Transpose, { filled, fromDisp, toDisp }: Tile): void {
+  for (let row = 0; row < filled; row++) code.vload(16, row, mem(registers.from, fromDisp + row * rows.from));
+  shuffleRounds(code, unit, 16, numbers(filled), Math.log2(filled)).forEach((name, i) => {
+    code.vstore(16, mem(registers.to, toDisp + 16 * i), name);
   });
 }
 
 /** Few columns whose rows follow one another in the source: e rows, whole registers. */
-function emitSeparate(asm: X64, { unit, columns }: Transpose, { wide, fromDisp, toDisp }: Tile): void {
-  for (let i = 0; i < wide; i++) load(asm, 16, i, mem(registers.from, fromDisp + 16 * i));
-  shuffleRounds(asm, unit, 16, numbers(wide), Math.log2(16 / unit)).forEach((name, j) => {
-    asm.store("vmovups", 16, mem(registers.to, toDisp + j * columns.to), name);
+function emitSeparate(code: Code, { unit, columns }: Transpose, { wide, fromDisp, toDisp }: Tile): void {
+  for (let i = 0; i < wide; i++) code.vload(16, i, mem(registers.from, fromDisp + 16 * i));
+  shuffleRounds(code, unit, 16, numbers(wide), Math.log2(16 / unit)).forEach((name, j) => {
+    code.vstore(16, mem(registers.to, toDisp + j * columns.to), name);
   });
 }
 
-function emitTile(asm: X64, block: Transpose, tile: Tile): void {
+function emitTile(code: Code, block: Transpose, tile: Tile): void {
   const { unit, columns } = block;
-  const names = transposeTile(asm, block, tile);
+  const names = transposeTile(code, block, tile);
   for (let j = 0; j < tile.wide; j++) {
     const place = mem(registers.to, tile.toDisp + j * columns.to);
-    if (tile.filled < 16 / unit && tile.exact) storePart(asm, place, names[j]!, tile.filled * unit);
-    else if (tile.lanes === 4 && block.stream) asm.store("vmovntps", 64, place, names[j]!);
-    else asm.store("vmovups", (16 * tile.lanes) as Length, place, names[j]!);
+    if (tile.filled < 16 / unit && tile.exact) code.vstorePart(place, names[j]!, tile.filled * unit);
+    else if (tile.lanes === 4 && block.stream) code.vstream(64, place, names[j]!);
+    else code.vstore((16 * tile.lanes) as Length, place, names[j]!);
   }
 }
 
-/** On AVX2: two tiles of two lanes, the halves of a line written together past the caches. */
-function emitStreamedHalves(asm: X64, block: Transpose, tile: Tile): void {
+/** With vectors of half a line: two tiles of two lanes, the halves of a line written together past the caches. */
+function emitStreamedHalves(code: Code, block: Transpose, tile: Tile): void {
   const { unit, rows, columns } = block;
   const e = 16 / unit;
   const half = { ...tile, lanes: 2, filled: 2 * e } as const;
-  transposeTile(asm, block, half).forEach((name, j) => {
-    asm.store("vmovups", 32, mem(registers.scratch, 32 * j), name);
+  transposeTile(code, block, half).forEach((name, j) => {
+    code.vstore(32, mem(registers.scratch, 32 * j), name);
   });
-  const names = transposeTile(asm, block, { ...half, fromDisp: tile.fromDisp + 2 * e * rows.from });
+  const names = transposeTile(code, block, { ...half, fromDisp: tile.fromDisp + 2 * e * rows.from });
   const free = numbers(e + 1).find((register) => !names.includes(register))!;
   names.forEach((name, j) => {
     const place = tile.toDisp + j * columns.to;
-    load(asm, 32, free, mem(registers.scratch, 32 * j));
-    asm.store("vmovntps", 32, mem(registers.to, place), free);
-    asm.store("vmovntps", 32, mem(registers.to, place + 32), name);
+    code.vload(32, free, mem(registers.scratch, 32 * j));
+    code.vstream(32, mem(registers.to, place), free);
+    code.vstream(32, mem(registers.to, place + 32), name);
   });
 }
 
@@ -171,52 +170,45 @@ function rounds(count: number, lastApart: boolean): { count: number; exact: bool
 }
 
 /** Transposes the block at [from + fromDisp]; leaves the pointers where they are. `depth` counters are in use. */
-export function emitTranspose(
-  asm: X64,
-  isa: Isa,
-  block: Transpose,
-  fromDisp: number,
-  toDisp: number,
-  depth: number,
-): void {
+export function emitTranspose(code: Code, block: Transpose, fromDisp: number, toDisp: number, depth: number): void {
   const { unit, rows, columns } = block;
   const e = 16 / unit;
   const { from, to } = registers;
   let row = 0;
   let column = 0;
   const seek = (r: number, c: number) => {
-    addConstant(asm, from, (r - row) * rows.from + (c - column) * columns.from);
-    addConstant(asm, to, (r - row) * rows.to + (c - column) * columns.to);
+    addConstant(code, from, (r - row) * rows.from + (c - column) * columns.from);
+    addConstant(code, to, (r - row) * rows.to + (c - column) * columns.to);
     row = r;
     column = c;
   };
   const repeat = (count: number, counter: number, body: () => void) => {
     if (count === 1) return body();
-    asm.movImm(counters[counter]!, count);
-    const top = asm.here();
+    code.movImm(counters[counter]!, count);
+    const top = code.here();
     const before = { row, column };
     body();
-    asm.aluImm("sub", counters[counter]!, 1);
-    asm.jcc("ne", top);
+    code.aluImm("sub", counters[counter]!, 1);
+    code.jcc("ne", top);
     // In the last round the pointers went on as in the others.
     row = before.row + count * (row - before.row);
     column = before.column + count * (column - before.column);
   };
   const tile = (lanes: 1 | 2 | 4, filled: number, wide: number, chunk = 0, exact = true) => {
     const place = { exact, fromDisp: fromDisp + 16 * chunk, toDisp: toDisp + chunk * e * columns.to };
-    if (lanes === 4 && block.stream && isa === "avx2" && wide === e && e < 16) {
-      return emitStreamedHalves(asm, block, { lanes, filled, wide, ...place });
+    if (lanes === 4 && block.stream && code.vectorBytes === 32 && wide === e && e < 16) {
+      return emitStreamedHalves(code, block, { lanes, filled, wide, ...place });
     }
     if (isShort(filled, e) && wide === e && columns.to === filled * unit) {
-      return emitInterleave(asm, block, { lanes, filled, wide, ...place });
+      return emitInterleave(code, block, { lanes, filled, wide, ...place });
     }
     const separate = isShort(wide, e) && filled >= e && rows.from === wide * unit;
-    // Registers bound what one tile can be: two of half the height on AVX2, single lanes for parts of rows of bytes.
-    const most = separate || (wide < e && e === 16) ? 1 : isa === "avx512" ? 4 : 2;
+    // Registers bound what one tile can be: as high as the vectors are long, single lanes for parts of rows of bytes.
+    const most = separate || (wide < e && e === 16) ? 1 : code.vectorBytes / 16;
     const each = Math.min(lanes, most) as 1 | 2 | 4;
     for (let lane = 0; lane < lanes; lane += each) {
       const emit = separate ? emitSeparate : emitTile;
-      emit(asm, block, {
+      emit(code, block, {
         lanes: each,
         filled: Math.min(filled, each * e),
         wide,
@@ -228,7 +220,7 @@ export function emitTranspose(
   };
   const ask = (chunk: number) => {
     for (let j = 0; j < e && block.prefetch; j++) {
-      asm.prefetch("t0", mem(to, toDisp + (chunk * e + j) * columns.to));
+      code.prefetch("t0", mem(to, toDisp + (chunk * e + j) * columns.to));
     }
   };
   const d = columns.c;
@@ -263,7 +255,7 @@ export function emitTranspose(
     seek(start, 0);
     const sharesSets = columns.to % 512 === 0 && !block.prefetch && !block.stream;
     if (sharesSets && lanes === 4 && count > 1 && lines > 1 && depth + 2 < counters.length) {
-      emitDiagonals(asm, block, lines, count, counters.slice(depth) as [Gp, Gp, Gp], () => lineTile(lanes, filled));
+      emitDiagonals(code, block, lines, count, counters.slice(depth) as [Gp, Gp, Gp], () => lineTile(lanes, filled));
       column = 4 * e * lines;
       if (d > column) {
         repeat(count, depth, () => {
@@ -294,10 +286,10 @@ export function emitTranspose(
 /**
  * Visits the tiles of a block along diagonals: lines that are apart by a power of two share few sets of the first-level cache,
  * and so neither rows nor columns of tiles are gone along (measured: 1.25 times as fast in the second-level cache; slower for
- * other distances). Ends with the pointers at the first row, behind the last column. Clobbers rax, rcx, rdx.
+ * other distances). Ends with the pointers at the first row, behind the last column. Clobbers r0, r1, r2.
  */
 function emitDiagonals(
-  asm: X64,
+  code: Code,
   { unit, rows, columns }: Transpose,
   lines: number,
   count: number,
@@ -306,29 +298,29 @@ function emitDiagonals(
 ): void {
   const { from, to } = registers;
   const line = 64 / unit;
-  asm.movImm(diagonal, lines);
-  const nextDiagonal = asm.here();
-  asm.mov(gp.rcx, from);
-  asm.mov(gp.rdx, to);
-  asm.mov(untilWrap, diagonal);
-  asm.movImm(left, count);
-  const nextTile = asm.here();
+  code.movImm(diagonal, lines);
+  const nextDiagonal = code.here();
+  code.mov(gp.r1, from);
+  code.mov(gp.r2, to);
+  code.mov(untilWrap, diagonal);
+  code.movImm(left, count);
+  const nextTile = code.here();
   tile();
-  addConstant(asm, from, line * (rows.from + columns.from));
-  addConstant(asm, to, line * (rows.to + columns.to));
+  addConstant(code, from, line * (rows.from + columns.from));
+  addConstant(code, to, line * (rows.to + columns.to));
   const inside = new Label();
-  asm.aluImm("sub", untilWrap, 1);
-  asm.jcc("ne", inside);
-  addConstant(asm, from, -lines * line * columns.from);
-  addConstant(asm, to, -lines * line * columns.to);
-  asm.movImm(untilWrap, lines);
-  asm.bind(inside);
-  asm.aluImm("sub", left, 1);
-  asm.jcc("ne", nextTile);
-  asm.mov(from, gp.rcx);
-  asm.mov(to, gp.rdx);
-  addConstant(asm, from, line * columns.from);
-  addConstant(asm, to, line * columns.to);
-  asm.aluImm("sub", diagonal, 1);
-  asm.jcc("ne", nextDiagonal);
+  code.aluImm("sub", untilWrap, 1);
+  code.jcc("ne", inside);
+  addConstant(code, from, -lines * line * columns.from);
+  addConstant(code, to, -lines * line * columns.to);
+  code.movImm(untilWrap, lines);
+  code.bind(inside);
+  code.aluImm("sub", left, 1);
+  code.jcc("ne", nextTile);
+  code.mov(from, gp.r1);
+  code.mov(to, gp.r2);
+  addConstant(code, from, line * columns.from);
+  addConstant(code, to, line * columns.to);
+  code.aluImm("sub", diagonal, 1);
+  code.jcc("ne", nextDiagonal);
 }

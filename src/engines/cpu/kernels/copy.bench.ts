@@ -2,7 +2,7 @@
 // Run with `npx tsx src/engines/cpu/kernels/copy.bench.ts [threads] [name part]`.
 
 import { openSystem } from "../../os/index.ts";
-import { gp, mem } from "../isa/x64.ts";
+import { gp, mem } from "../code.ts";
 import { Harness, isasOf } from "./copy.harness.ts";
 import { type CopySpec, planCopy, planFill } from "./copy.ts";
 import { planGather } from "./index-gather.ts";
@@ -35,20 +35,22 @@ function memcpyPlan(bytes: number): StepPlan<"from" | "to"> {
     args: ["from", "to"],
     bytes: 2 * bytes,
     flops: 0,
-    emit(asm) {
-      asm.mov(gp.rax, gp.rdi);
-      asm.mov(gp.rdi, mem(gp.rax, 8));
-      asm.imulImm(gp.rcx, gp.rsi, piece);
-      asm.mov(gp.rsi, mem(gp.rax, 0));
-      asm.alu("add", gp.rsi, gp.rcx);
-      asm.alu("add", gp.rdi, gp.rcx);
-      asm.movImm(gp.rdx, bytes);
-      asm.alu("sub", gp.rdx, gp.rcx);
-      asm.movImm(gp.rcx, piece);
-      asm.alu("cmp", gp.rdx, gp.rcx);
-      asm.cmov("a", gp.rdx, gp.rcx);
-      asm.movImm(gp.rax, harness.system.symbol("memcpy"));
-      asm.jmpTo(gp.rax);
+    emit(code) {
+      code.mov(gp.r0, gp.r5);
+      code.mov(gp.r5, mem(gp.r0, 8));
+      code.imulImm(gp.r1, gp.r4, piece);
+      code.mov(gp.r4, mem(gp.r0, 0));
+      code.alu("add", gp.r4, gp.r1);
+      code.alu("add", gp.r5, gp.r1);
+      code.movImm(gp.r2, bytes);
+      code.alu("sub", gp.r2, gp.r1);
+      code.movImm(gp.r1, piece);
+      code.alu("cmp", gp.r2, gp.r1);
+      code.cmov("a", gp.r2, gp.r1);
+      code.enter(8); // with the return address a multiple of 16
+      code.callC(harness.system.symbol("memcpy"));
+      code.leave(8);
+      code.ret();
     },
   };
 }
@@ -64,7 +66,7 @@ const pool = {
 pool.from.bytes.fill(1);
 pool.to.bytes.fill(2);
 
-function runner(plans: readonly StepPlan<unknown>[], shift: (plan: number) => number = () => 0): Runner {
+function runner(isa: Isa, plans: readonly StepPlan<unknown>[], shift: (plan: number) => number = () => 0): Runner {
   const steps = plans.map((plan, i) => ({
     ...plan,
     emit: plan.emit,
@@ -74,7 +76,7 @@ function runner(plans: readonly StepPlan<unknown>[], shift: (plan: number) => nu
       return arg === "to" || arg === "out" ? pool.to.address + shift(i) : pool.from.address;
     }),
   }));
-  const program = harness.load(steps, (address) => address, threads);
+  const program = harness.load(isa, steps, (address) => address, threads);
   return () => {
     if (program.run() !== "done") throw new Error("a run failed");
   };
@@ -99,10 +101,11 @@ function measure(name: string, bytes: number, contenders: Record<string, Runner>
 }
 
 function copies(name: string, specs: readonly CopySpec[], shift: (plan: number) => number = () => 0): void {
-  const bytes = specs.reduce((sum, spec) => sum + planCopy(spec, "avx2", 1).bytes, 0);
-  const contenders: Record<string, Runner> = { memcpy: runner([memcpyPlan(bytes / 2)]) };
+  const bytes = specs.reduce((sum, spec) => sum + planCopy(spec, isas[0]!, 1).bytes, 0);
+  const contenders: Record<string, Runner> = { memcpy: runner(isas[0]!, [memcpyPlan(bytes / 2)]) };
   for (const isa of isas) {
     contenders[isa] = runner(
+      isa,
       specs.map((spec) => planCopy(spec, isa, threads)),
       shift,
     );
@@ -157,7 +160,7 @@ measure(
   "fill 64 MB",
   bytes,
   Object.fromEntries(
-    isas.map((isa) => [isa, runner([planFill({ bytes: 4, count: bytes / 4, bits: 0 }, isa, threads)])]),
+    isas.map((isa) => [isa, runner(isa, [planFill({ bytes: 4, count: bytes / 4, bits: 0 }, isa, threads)])]),
   ),
 );
 const indices = new Int32Array(pool.index.bytes.buffer, pool.index.bytes.byteOffset, 1 << 18);
@@ -174,8 +177,8 @@ for (const [extent, inner, count] of [
   const moved = 2 * 4 * count * inner;
   indexed(extent);
   const all = (plan: (isa: Isa) => readonly StepPlan<unknown>[]) => ({
-    memcpy: runner([memcpyPlan(moved / 2)]),
-    ...Object.fromEntries(isas.map((isa) => [isa, runner(plan(isa))])),
+    memcpy: runner(isas[0]!, [memcpyPlan(moved / 2)]),
+    ...Object.fromEntries(isas.map((isa) => [isa, runner(isa, plan(isa))])),
   });
   measure(
     `gather fp32 ${name}`,

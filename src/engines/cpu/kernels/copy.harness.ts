@@ -4,16 +4,17 @@ import type { NativeCode, NativeMemory, System } from "../../os/index.ts";
 import { Job, type Outcome } from "../driver/job.ts";
 import { Team } from "../driver/team.ts";
 import { chooseIsa, cpuFeatures } from "../isa/features.ts";
-import { X64 } from "../isa/x64.ts";
+import { baseIsa, newCode } from "../isa/new-code.ts";
 import type { Isa, StepPlan } from "./step.ts";
 
-/** Whether kernels for x86-64 run here. */
-export const runs = process.arch === "x64" && process.platform !== "win32";
+/** Whether kernels run here. */
+export const runs = baseIsa !== undefined && process.platform !== "win32";
 
-/** Instruction sets that this machine has; all, to be skipped, where it is another architecture. */
+/** Instruction sets that this machine has; some, to be skipped, where no kernels run. */
 export function isasOf(system: System): readonly Isa[] {
   if (!runs) return ["avx2", "avx512"];
-  return chooseIsa(cpuFeatures(system)) === "avx512" ? ["avx2", "avx512"] : ["avx2"];
+  const best = chooseIsa(cpuFeatures(system));
+  return best === "avx512" ? ["avx2", "avx512"] : [best];
 }
 
 /** Native bytes. */
@@ -61,17 +62,17 @@ export class Harness {
     return team;
   }
 
-  /** One job of all steps. */
-  load<A>(steps: readonly StepPlan<A>[], address: (arg: A) => number, threads = 1): Program {
+  /** One job of all steps, which were planned for `isa`. */
+  load<A>(isa: Isa, steps: readonly StepPlan<A>[], address: (arg: A) => number, threads = 1): Program {
     const team = this.#team(threads);
     const codes: NativeCode[] = [];
     let codeBytes = 0;
     for (const step of steps) {
-      const asm = new X64();
-      step.emit(asm);
-      const code = asm.finish();
-      codeBytes += code.length;
-      codes.push(this.system.code(code));
+      const code = newCode(isa);
+      step.emit(code);
+      const bytes = code.finish();
+      codeBytes += bytes.length;
+      codes.push(this.system.code(bytes));
     }
     const job = new Job(
       this.system,

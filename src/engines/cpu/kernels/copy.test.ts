@@ -52,6 +52,7 @@ function check(spec: CopySpec, isa: Isa, threads: number, head = false, skew = 0
   memory.bytes.fill(0xa5);
   const wanted = expected(spec, source.bytes, target.bytes);
   const program = harness.load(
+    isa,
     [planCopy(spec, isa, threads)],
     (arg) => (arg === "from" ? source : target).address,
     threads,
@@ -220,7 +221,7 @@ describe.skipIf(!runs).each(isas)("copy on %s", (isa) => {
         const target = harness.memory("to", count * bytes, count % 3 === 0 ? "head" : "tail");
         const stream = count % 2 === 0;
         const plan = planFill({ bytes, count, bits: 0x12345678, stream }, isa, 2);
-        const program = harness.load([plan], () => target.address, 2);
+        const program = harness.load(isa, [plan], () => target.address, 2);
         program.run();
         program.dispose();
         const pattern = [0x78, 0x56, 0x34, 0x12].slice(0, bytes);

@@ -1,9 +1,8 @@
 // Plans for copies between strided layouts (slices, broadcasts, permutations, concatenation) and for fills.
 
 import { invariant } from "../../../core/errors.ts";
-import { gp, Label, mem, type X64 } from "../isa/x64.ts";
+import { type Code, entry, gp, Label, mem } from "../code.ts";
 import {
-  broadcast,
   type Cut,
   chunks,
   emitNest,
@@ -13,7 +12,6 @@ import {
   enterTask,
   type Level,
   registers,
-  vectorBytes,
 } from "./copy-moves.ts";
 import { emitTranspose, type Transpose, tileInReach, transposeScratch } from "./copy-transpose.ts";
 import type { Isa, StepPlan } from "./step.ts";
@@ -194,50 +192,51 @@ export function planCopy(spec: CopySpec, isa: Isa, threads: number): StepPlan<"f
     ...(body.kind === "transpose" ? { scratchBytes: transposeScratch } : {}),
     bytes: read + elements * bytes,
     flops: 0,
-    emit: (asm) => emitCopy(asm, isa, cuts, body),
+    emit: (code) => emitCopy(code, cuts, body),
   };
 }
 
-function emitCopy(asm: X64, isa: Isa, cuts: readonly Cut[], body: Body): void {
-  asm.mov(registers.from, mem(gp.rdi, 0));
-  asm.mov(registers.to, mem(gp.rdi, 8));
-  asm.mov(registers.scratch, gp.rdx);
-  enterTask(asm, cuts, gp.rsi, [
+function emitCopy(code: Code, cuts: readonly Cut[], body: Body): void {
+  code.mov(registers.from, mem(entry.args, 0));
+  code.mov(registers.to, mem(entry.args, 8));
+  code.mov(registers.scratch, entry.scratch);
+  enterTask(code, cuts, entry.task, [
     { register: registers.from, strides: cuts.map((cut) => cut.from) },
     { register: registers.to, strides: cuts.map((cut) => cut.to) },
   ]);
   const loops = cuts.slice(0, cuts.length - body.own).map((cut) => ({ ...cut, n: cut.c }));
   if (body.kind === "run") {
-    const moves = Math.ceil(body.bytes / vectorBytes(isa)) + 1;
+    const moves = Math.ceil(body.bytes / code.vectorBytes) + 1;
     const unroll = Math.max(1, Math.min(8, Math.floor(16 / moves)));
     const move = (from: number, to: number) => {
-      if (body.stream) emitStream(asm, isa, body.bytes, from, to);
-      else emitRun(asm, isa, body.bytes, from, to, undefined, body.ahead);
+      if (body.stream) emitStream(code, body.bytes, from, to);
+      else emitRun(code, body.bytes, from, to, undefined, body.ahead);
     };
-    emitNest(asm, loops, move, unroll);
+    emitNest(code, loops, move, unroll);
   } else if (body.kind === "fill") {
-    emitNest(asm, loops, (from, to) => {
-      broadcast(asm, isa, body.element, mem(registers.from, from));
-      if (body.stream) emitStream(asm, isa, body.bytes, 0, to, { from: undefined, to: registers.to });
-      else emitStores(asm, isa, body.bytes, to);
+    emitNest(code, loops, (from, to) => {
+      code.vrepeat(body.element, 0, mem(registers.from, from));
+      if (body.stream) emitStream(code, body.bytes, 0, to, { from: undefined, to: registers.to });
+      else emitStores(code, body.bytes, to);
     });
   } else {
     const transpose = (how: { stream: boolean; prefetch: boolean }) =>
-      emitNest(asm, loops, (from, to) => emitTranspose(asm, isa, { ...body, ...how }, from, to, loops.length));
-    if (body.stream) {
+      emitNest(code, loops, (from, to) => emitTranspose(code, { ...body, ...how }, from, to, loops.length));
+    // With short vectors every line is written in four parts, which must meet in a cache.
+    if (body.stream && code.vectorBytes > 16) {
       const unaligned = new Label();
-      asm.mov(gp.rax, registers.to);
-      asm.aluImm("and", gp.rax, 63);
-      asm.jcc("ne", unaligned);
+      code.mov(gp.r0, registers.to);
+      code.aluImm("and", gp.r0, 63);
+      code.jcc("ne", unaligned);
       transpose({ stream: true, prefetch: false });
-      asm.sfence();
-      asm.ret();
-      asm.bind(unaligned);
+      code.fence();
+      code.ret();
+      code.bind(unaligned);
     }
     transpose({ stream: false, prefetch: body.prefetch || body.stream });
   }
-  if (body.kind !== "transpose" && body.stream) asm.sfence();
-  asm.ret();
+  if (body.kind !== "transpose" && body.stream) code.fence();
+  code.ret();
 }
 
 /** Elements of one value. */
@@ -262,17 +261,15 @@ export function planFill(spec: FillSpec, isa: Isa, threads: number): StepPlan<"t
     args: ["to"],
     bytes: total,
     flops: 0,
-    emit(asm) {
-      asm.mov(registers.to, mem(gp.rdi, 0));
-      enterTask(asm, [cut], gp.rsi, [{ register: registers.to, strides: [1] }]);
-      asm.movImm(gp.rax, pattern);
-      asm.vmovdLoad(0, gp.rax);
-      asm.v("vpbroadcastd", vectorBytes(isa), 0, 0);
+    emit(code) {
+      code.mov(registers.to, mem(entry.args, 0));
+      enterTask(code, [cut], entry.task, [{ register: registers.to, strides: [1] }]);
+      code.vconstant(0, pattern);
       if (stream) {
-        emitStream(asm, isa, cut.c, 0, 0, { from: undefined, to: registers.to });
-        asm.sfence();
-      } else emitStores(asm, isa, cut.c, 0);
-      asm.ret();
+        emitStream(code, cut.c, 0, 0, { from: undefined, to: registers.to });
+        code.fence();
+      } else emitStores(code, cut.c, 0);
+      code.ret();
     },
   };
 }

@@ -4,9 +4,10 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { interpret } from "../../../../test/cpu/interpret.ts";
 import { makeRandom } from "../../../../test/plans/eager-engine.ts";
 import { openSystem, type System } from "../../os/index.ts";
+import type { Code } from "../code.ts";
 import { floatBits, type Node } from "../expression.ts";
+import { machineOf } from "../machines.ts";
 import { Expressions } from "../math.ts";
-import { X64Machine } from "../x64-machine.ts";
 import { Harness, runs } from "./copy.harness.ts";
 import { emitLoop, loopScratch } from "./loop.ts";
 import { type NestSpec, nestKey, nestTasks } from "./nest.ts";
@@ -181,9 +182,9 @@ function check(isa: Isa, results: readonly Node[], length: number, random: () =>
     scratchBytes: loopScratch(spec),
     bytes: 0,
     flops: 0,
-    emit: (asm: ConstructorParameters<typeof X64Machine>[0]) => emitLoop(new X64Machine(asm, isa), spec),
+    emit: (code: Code) => emitLoop(machineOf(code), spec),
   };
-  const program = harness.load([step], (k) => memory[k]!.address);
+  const program = harness.load(isa, [step], (k) => memory[k]!.address);
   expect(program.run()).toBe("done");
   for (const [k, node] of stores.entries()) {
     const { bytes } = memory[inputs.length + k]!;

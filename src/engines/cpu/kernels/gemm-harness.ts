@@ -1,9 +1,10 @@
 // Runs the steps of a matrix product on one thread, for tests.
 
 import type { NativeCode, NativeMemory, System } from "../../os/index.ts";
-import { gp, mem, X64 } from "../isa/x64.ts";
+import { entry, gp, mem } from "../code.ts";
+import { newCode } from "../isa/new-code.ts";
 import type { GemmArgument, GemmPlan } from "./gemm.ts";
-import type { StepPlan } from "./step.ts";
+import type { Isa, StepPlan } from "./step.ts";
 
 /** Addresses of the operands. */
 export interface Operands {
@@ -12,60 +13,59 @@ export interface Operands {
   readonly c: number;
 }
 
-const { rax, rbx, rbp, rdi, rdx, rsi, r12, r13, r14, r15 } = gp;
+const { r0, r2, sp } = gp;
+const frame = { task: mem(sp, 0), block: mem(sp, 8), bytes: 16 } as const;
 
 /** `void run(block)`: calls a kernel for all tasks; block: kernel, arguments, tasks, scratch. */
-export function emitRunner(asm: X64): void {
-  for (const register of [rbx, rbp, r12, r13, r14, r15, rdi]) asm.push(register);
-  asm.alu32("xor", rax, rax);
-  asm.push(rax);
-  const top = asm.here();
-  asm.mov(rax, mem(gp.rsp, 8));
-  asm.mov(rdi, mem(rax, 8));
-  asm.mov(rdx, mem(rax, 24));
-  asm.mov(rsi, mem(gp.rsp));
-  asm.call(mem(rax));
-  asm.mov(rax, mem(gp.rsp, 8));
-  asm.aluImm("add", mem(gp.rsp), 1);
-  asm.mov(rdx, mem(rax, 16));
-  asm.alu("cmp", mem(gp.rsp), rdx);
-  asm.jcc("b", top);
-  asm.vzeroupper();
-  asm.pop(rax);
-  for (const register of [rdi, r15, r14, r13, r12, rbp, rbx]) asm.pop(register);
-  asm.ret();
-}
-
-/** Code of one kernel. */
-export function compileStep({ emit }: StepPlan<GemmArgument>): Uint8Array {
-  const asm = new X64();
-  emit(asm);
-  return asm.finish();
+function runnerCode(isa: Isa): Uint8Array {
+  const code = newCode(isa);
+  code.enterFromC(frame.bytes);
+  code.mov(frame.block, entry.args);
+  code.movMemImm(frame.task, 0);
+  const top = code.here();
+  code.mov(r0, frame.block);
+  code.mov(entry.args, mem(r0, 8));
+  code.mov(entry.scratch, mem(r0, 24));
+  code.mov(entry.task, frame.task);
+  code.call(mem(r0));
+  code.mov(r0, frame.block);
+  code.aluImm("add", frame.task, 1);
+  code.mov(r2, mem(r0, 16));
+  code.alu("cmp", frame.task, r2);
+  code.jcc("b", top);
+  code.leaveToC(frame.bytes);
+  code.ret();
+  return code.finish();
 }
 
 /** Compiles and runs plans one after the other; code is shared by key. */
 export class Harness {
   readonly #system: System;
   readonly #code = new Map<string, NativeCode>();
-  readonly #runner: NativeCode;
+  readonly #runners = new Map<Isa, NativeCode>();
   /** Memory by use, kept for the next run: mappings are few, and views keep them alive. */
   readonly #places = new Map<string, NativeMemory>();
 
   constructor(system: System) {
     this.#system = system;
-    const asm = new X64();
-    emitRunner(asm);
-    this.#runner = system.code(asm.finish());
   }
 
-  #kernel(step: StepPlan<GemmArgument>): NativeCode {
+  #runner(isa: Isa): NativeCode {
+    let runner = this.#runners.get(isa);
+    if (runner === undefined) this.#runners.set(isa, (runner = this.#system.code(runnerCode(isa))));
+    return runner;
+  }
+
+  #kernel(step: StepPlan<GemmArgument>, isa: Isa): NativeCode {
     let code = this.#code.get(step.key);
     if (code === undefined) {
       if (this.#code.size > 500) {
         for (const old of this.#code.values()) old.dispose();
         this.#code.clear();
       }
-      this.#code.set(step.key, (code = this.#system.code(compileStep(step))));
+      const kernel = newCode(isa);
+      step.emit(kernel);
+      this.#code.set(step.key, (code = this.#system.code(kernel.finish())));
     }
     return code;
   }
@@ -84,7 +84,7 @@ export class Harness {
   }
 
   /** Runs setup and steps; every temporary and the scratch memory end at a guard page and begin as NaN. */
-  run(plan: GemmPlan, operands: Operands): void {
+  run(plan: GemmPlan, isa: Isa, operands: Operands): void {
     const noisy = (bytes: number, i: number) => {
       const memory = this.place(`temp ${i}`, Math.ceil(bytes / 64) * 64);
       memory.bytes.fill(0xff);
@@ -97,13 +97,14 @@ export class Harness {
       const args = this.place("arguments", words.length * 8);
       new BigUint64Array(args.bytes.buffer, args.bytes.byteOffset, words.length).set(words.map(BigInt));
       const block = this.place("block", 32);
-      const job = [this.#kernel(step).address, args.address, step.tasks, scratch];
+      const job = [this.#kernel(step, isa).address, args.address, step.tasks, scratch];
       new BigUint64Array(block.bytes.buffer, block.bytes.byteOffset, 4).set(job.map(BigInt));
-      this.#system.call(this.#runner.address, block.address);
+      this.#system.call(this.#runner(isa).address, block.address);
     }
   }
 
   dispose(): void {
-    for (const resource of [...this.#code.values(), ...this.#places.values(), this.#runner]) resource.dispose();
+    for (const resource of [...this.#code.values(), ...this.#places.values(), ...this.#runners.values()])
+      resource.dispose();
   }
 }

@@ -1,21 +1,16 @@
 // Matrix products against a float64 reference: shapes, strides, batches, storages, both instruction-set levels; every operand ends at a guard page.
 
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { afterAll, describe, expect, test } from "vitest";
 import { float16Bits, float16Value } from "../../../core/float16.ts";
 import { openSystem } from "../../os/index.ts";
+import { isasOf, runs } from "./copy.harness.ts";
 import { type GemmSpec, type Matrix, planGemm, type Storage } from "./gemm.ts";
 import { Harness } from "./gemm-harness.ts";
 import type { Isa } from "./step.ts";
 
-let harness: Harness;
-const x86 = process.arch === "x64";
-const flags = x86 ? (await import("node:fs")).readFileSync("/proc/cpuinfo", "utf8") : "";
-const levels = (["avx2", "avx512"] as const).filter((isa) => flags.includes(isa === "avx2" ? "avx2" : "avx512dq"));
-
-beforeAll(async () => {
-  if (levels.length > 0) harness = new Harness(await openSystem());
-});
-afterAll(() => harness?.dispose());
+const system = await openSystem();
+const harness = new Harness(system);
+afterAll(() => harness.dispose());
 
 /** Small deterministic generator. */
 function generator(seed: number): () => number {
@@ -61,7 +56,7 @@ function check(spec: GemmSpec, isa: Isa, threads = 2): void {
     operand("c", c.dtype, extent(c, m, n, batch), () => untouched),
   ];
   const plan = planGemm(spec, isa, threads);
-  harness.run(plan, { a: A.address, b: B.address, c: C.address });
+  harness.run(plan, isa, { a: A.address, b: B.address, c: C.address });
   const written = new Set<number>();
   const unit = 2 ** -24;
   const index = batch.map(() => 0);
@@ -123,11 +118,9 @@ function dense({ m, n, k }: Shape, form: Form, dtype: Storage = "fp32", rest: Pa
   };
 }
 
-if (levels.length === 0) test("matrix products", ({ skip }) => skip("this processor has no AVX2"));
-
 const forms = ["NN", "NT", "TN", "TT"] as const;
 
-describe.each(levels)("matrix products with %s", (isa) => {
+describe.skipIf(!runs).each(isasOf(system))("matrix products with %s", (isa) => {
   test.each(forms)("%s agrees with the reference at small sizes, all edges", (form) => {
     const sizes = [1, 2, 3, 7, 8, 15, 16, 17, 31, 32, 33, 43];
     for (const m of sizes) for (const n of sizes) for (const k of [1, 3, 16, 37]) check(dense({ m, n, k }, form), isa);
@@ -246,7 +239,7 @@ describe.each(levels)("matrix products with %s", (isa) => {
     const b = operand("b", "fp32", 128, (i) => (i < 64 ? large(i) : small(i - 64)));
     const c = operand("c", "fp16", 64, () => 0);
     const spec = dense({ m: 1, n: 64, k: 2 }, "NN", "fp32", { c: { dtype: "fp16", row: 64, column: 1, batch: [] } });
-    harness.run(planGemm(spec, isa, 1), { a: ones.address, b: b.address, c: c.address });
+    harness.run(planGemm(spec, isa, 1), isa, { a: ones.address, b: b.address, c: c.address });
     for (let j = 0; j < 64; j++) expect(c.get(j)).toBe(float16Value(float16Bits(Math.fround(large(j) + small(j)))));
   });
 
@@ -265,7 +258,7 @@ describe.each(levels)("matrix products with %s", (isa) => {
           operand("c", "fp32", spec.m * spec.n, () => 0),
         ];
         const results = [1, 2, 5, 64].map((threads) => {
-          harness.run(planGemm(spec, isa, threads), { a: A.address, b: B.address, c: C.address });
+          harness.run(planGemm(spec, isa, threads), isa, { a: A.address, b: B.address, c: C.address });
           return C.bytes.slice();
         });
         for (const result of results) expect(Buffer.compare(result, results[0]!)).toBe(0);

@@ -1,8 +1,7 @@
 // Plans matrix products: which operand is packed, how the product is cut into blocks and tasks, and the steps that compute it.
 
 import { invariant } from "../../../core/errors.ts";
-import { emitRows, mostRows, type RowKernel, rowScratch, rowTasks } from "./gemm-row-x64.ts";
-import { type Storage, storageBytes } from "./gemm-simd.ts";
+import { type Storage, storageBytes } from "../code.ts";
 import {
   emitGemm,
   emitPackStep,
@@ -14,10 +13,11 @@ import {
   type Panels,
   packTasks,
   type Side,
-} from "./gemm-x64.ts";
+} from "./gemm-kernel.ts";
+import { emitRows, mostRows, type RowKernel, rowScratch, rowTasks } from "./gemm-row.ts";
 import type { Isa, StepPlan } from "./step.ts";
 
-export type { Storage } from "./gemm-simd.ts";
+export type { Storage } from "../code.ts";
 
 /** A matrix operand; strides count elements, a batch stride of 0 broadcasts. */
 export interface Matrix {
@@ -69,6 +69,7 @@ export interface GemmPlan {
 /** Shape of tiles for one level. */
 interface Geometry {
   readonly lanes: number;
+  /** Vector registers that kernels have. */
   readonly registers: number;
   readonly rows: number;
   readonly vectors: number;
@@ -76,7 +77,7 @@ interface Geometry {
 const geometries = {
   avx512: { lanes: 16, registers: 32, rows: 14, vectors: 2 },
   avx2: { lanes: 8, registers: 16, rows: 6, vectors: 2 },
-  neon: { lanes: 4, registers: 32, rows: 8, vectors: 3 },
+  neon: { lanes: 4, registers: 30, rows: 8, vectors: 3 },
 } as const satisfies Record<Isa, Geometry>;
 
 /** Bytes of the operand that stays in the second-level cache while the other streams by. */
@@ -320,7 +321,7 @@ function planRows(spec: GemmSpec, o: Oriented, isa: Isa, { lanes }: Geometry, th
   const key = `gemm-rows ${JSON.stringify(kernel)}`;
   const step: StepPlan<GemmArgument> = {
     key,
-    emit: (asm) => emitRows(asm, kernel),
+    emit: (code) => emitRows(code, kernel),
     tasks: rowTasks(kernel),
     args,
     scratchBytes,
@@ -432,7 +433,7 @@ function planTiles(spec: GemmSpec, o: Oriented, isa: Isa, geometry: Geometry, th
     temps.push(present.reduce((all, i) => all * batch[i]!, one));
     const step: StepPlan<GemmArgument> = {
       key: `gemm-pack ${JSON.stringify(kernel)}`,
-      emit: (asm) => emitPackStep(asm, kernel),
+      emit: (code) => emitPackStep(code, kernel),
       tasks: packTasks(kernel),
       args: [matrix.name, temp],
       bytes: elements * (bytes + 4),
@@ -476,7 +477,7 @@ function planTiles(spec: GemmSpec, o: Oriented, isa: Isa, geometry: Geometry, th
   const bytes = operandBytes(spec);
   steps.push({
     key: `gemm ${JSON.stringify(kernel)}`,
-    emit: (asm) => emitGemm(asm, kernel),
+    emit: (code) => emitGemm(code, kernel),
     tasks: gemmTasks(kernel),
     args,
     scratchBytes,

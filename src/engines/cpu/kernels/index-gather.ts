@@ -1,6 +1,6 @@
 // Plans for gather: slices of a tensor picked by indices.
 
-import { gp, Label, mem } from "../isa/x64.ts";
+import { entry, gp, Label, mem } from "../code.ts";
 import { aheadOf, evenPiece, targetOf } from "./copy.ts";
 import { addConstant, chunks, emitRun, enterTask, multiply } from "./copy-moves.ts";
 import { emitBadIndex, emitIndex } from "./index-check.ts";
@@ -37,35 +37,35 @@ export function planGather(spec: GatherSpec, isa: Isa, threads: number): StepPla
     scratchBytes: 0,
     bytes: 2 * total + 4 * count,
     flops: 0,
-    emit(asm) {
-      const { r8: x, r9: out, r10: index, rdi: scratch, rsi: left, r11: from } = gp;
-      asm.mov(x, mem(gp.rdi, 0));
-      asm.mov(index, mem(gp.rdi, 8));
-      asm.mov(out, mem(gp.rdi, 16));
-      asm.mov(scratch, gp.rdx);
-      enterTask(asm, cuts, gp.rsi, [
+    emit(code) {
+      const { r6: x, r7: out, r8: index, r5: scratch, r4: left, r9: from } = gp;
+      code.mov(x, mem(entry.args, 0));
+      code.mov(index, mem(entry.args, 8));
+      code.mov(out, mem(entry.args, 16));
+      code.mov(scratch, entry.scratch);
+      enterTask(code, cuts, entry.task, [
         { register: x, strides: [extent * row, 0, 1] },
         { register: index, strides: [0, 4, 0] },
         { register: out, strides: [count * row, row, 1] },
       ]);
       const bad = new Label();
       const next = new Label();
-      asm.movImm(left, rows);
-      const top = asm.here();
-      emitIndex(asm, mem(index), extent, bad);
-      multiply(asm, from, gp.rcx, row);
-      asm.alu("add", from, x);
+      code.movImm(left, rows);
+      const top = code.here();
+      emitIndex(code, mem(index), extent, bad);
+      multiply(code, from, gp.r1, row);
+      code.alu("add", from, x);
       const ahead = aheadOf(piece, { n: count, from: 0, to: row }, total);
-      emitRun(asm, isa, piece, 0, 0, { from, to: out, index: gp.rax, small: gp.rcx }, ahead);
-      asm.bind(next);
-      addConstant(asm, out, row);
-      asm.aluImm("add", index, 4);
-      asm.aluImm("sub", left, 1);
-      asm.jcc("ne", top);
-      asm.ret();
-      asm.bind(bad);
-      emitBadIndex(asm, scratch, mem(index), extent, step);
-      asm.jmp(next);
+      emitRun(code, piece, 0, 0, { from, to: out, index: gp.r0, small: gp.r1 }, ahead);
+      code.bind(next);
+      addConstant(code, out, row);
+      code.aluImm("add", index, 4);
+      code.aluImm("sub", left, 1);
+      code.jcc("ne", top);
+      code.ret();
+      code.bind(bad);
+      emitBadIndex(code, scratch, mem(index), extent, step);
+      code.jmp(next);
     },
   };
 }

@@ -1,8 +1,8 @@
 // Plans for scatter: slices of a tensor added to or replaced by others, picked by indices.
 
-import { gp, Label, type Length, mem, type Vec, type X64 } from "../isa/x64.ts";
+import { type Code, entry, gp, Label, type Length, type Mem, mem, type Vec } from "../code.ts";
 import { evenPiece, planCopy, planFill, targetOf } from "./copy.ts";
-import { addConstant, chunks, emitRun, enterTask, load, loadPart, multiply, storePart } from "./copy-moves.ts";
+import { addConstant, chunks, emitRun, enterTask, multiply } from "./copy-moves.ts";
 import { emitBadIndex, emitIndex } from "./index-check.ts";
 import type { Isa, StepPlan } from "./step.ts";
 
@@ -62,49 +62,49 @@ function planLinks({ extent, count, mode, step }: ScatterSpec): StepPlan<Scatter
     scratchBytes: 0,
     bytes: 16 * count,
     flops: 0,
-    emit(asm) {
-      const { r8: index, r9: head, r10: rows, r11: next, rdi: scratch, rsi: j } = gp;
-      asm.mov(index, mem(gp.rdi, 0));
-      asm.mov(head, mem(gp.rdi, 8));
-      asm.mov(scratch, gp.rdx);
-      asm.mov(rows, head);
-      addConstant(asm, rows, 4 * extent);
-      asm.lea(next, mem(rows, 4 * count));
+    emit(code) {
+      const { r6: index, r7: head, r8: rows, r9: next, r5: scratch, r4: j } = gp;
+      code.mov(index, mem(entry.args, 0));
+      code.mov(head, mem(entry.args, 8));
+      code.mov(scratch, entry.scratch);
+      code.mov(rows, head);
+      addConstant(code, rows, 4 * extent);
+      code.lea(next, mem(rows, 4 * count));
       const bad = new Label();
       // First, every index is checked; -1 marks a slice of which none has been seen.
-      asm.alu32("xor", j, j);
-      asm.movImm(gp.rdx, -1);
-      const check = asm.here();
-      emitIndex(asm, mem(index, 0, j, 4), extent, bad);
-      asm.mov32(mem(rows, 0, j, 4), gp.rcx);
-      asm.mov32(mem(head, 0, gp.rcx, 4), mode === "add" ? gp.rdx : j);
-      asm.aluImm("add", j, 1);
-      asm.aluImm("cmp", j, count);
-      asm.jcc("ne", check);
+      code.zero(j);
+      code.movImm(gp.r2, -1);
+      const check = code.here();
+      emitIndex(code, mem(index, 0, j, 4), extent, bad);
+      code.mov32(mem(rows, 0, j, 4), gp.r1);
+      code.mov32(mem(head, 0, gp.r1, 4), mode === "add" ? gp.r2 : j);
+      code.aluImm("add", j, 1);
+      code.aluImm("cmp", j, count);
+      code.jcc("ne", check);
       // Then from the last to the first: each goes before the list of its slice.
-      const link = asm.here();
-      asm.aluImm("sub", j, 1);
-      asm.mov32(gp.rcx, mem(rows, 0, j, 4));
-      asm.movsxd(gp.rax, mem(head, 0, gp.rcx, 4));
+      const link = code.here();
+      code.aluImm("sub", j, 1);
+      code.mov32(gp.r1, mem(rows, 0, j, 4));
+      code.movsxd(gp.r0, mem(head, 0, gp.r1, 4));
       const skip = new Label();
       if (mode === "add") {
-        asm.mov32(mem(next, 0, j, 4), gp.rax);
-        asm.mov32(mem(head, 0, gp.rcx, 4), j);
-        asm.test(gp.rax, gp.rax);
-        asm.jcc("s", skip);
-        asm.mov32(mem(rows, 0, gp.rax, 4), gp.rdx);
+        code.mov32(mem(next, 0, j, 4), gp.r0);
+        code.mov32(mem(head, 0, gp.r1, 4), j);
+        code.test(gp.r0, gp.r0);
+        code.jcc("s", skip);
+        code.mov32(mem(rows, 0, gp.r0, 4), gp.r2);
       } else {
-        asm.alu("cmp", gp.rax, j);
-        asm.jcc("e", skip);
-        asm.mov32(mem(rows, 0, j, 4), gp.rdx);
+        code.alu("cmp", gp.r0, j);
+        code.jcc("e", skip);
+        code.mov32(mem(rows, 0, j, 4), gp.r2);
       }
-      asm.bind(skip);
-      asm.test(j, j);
-      asm.jcc("ne", link);
-      asm.ret();
-      asm.bind(bad);
-      emitBadIndex(asm, scratch, mem(index, 0, j, 4), extent, step);
-      asm.ret();
+      code.bind(skip);
+      code.test(j, j);
+      code.jcc("ne", link);
+      code.ret();
+      code.bind(bad);
+      emitBadIndex(code, scratch, mem(index, 0, j, 4), extent, step);
+      code.ret();
     },
   };
 }
@@ -117,11 +117,11 @@ interface Piece {
 
 const accumulators = 8;
 
-function pieces(elements: number, isa: Isa): Piece[] {
+function pieces(elements: number, lanes: number): Piece[] {
   const list: Piece[] = [];
   let at = 0;
-  for (const width of isa === "avx512" ? [16, 8, 4] : [8, 4]) {
-    for (; at + width <= elements; at += width) list.push({ elements: width, at });
+  for (const width of [16, 8, 4]) {
+    for (; width <= lanes && at + width <= elements; at += width) list.push({ elements: width, at });
   }
   if (at < elements) list.push({ elements: elements - at, at });
   return list;
@@ -147,128 +147,123 @@ function planRows(spec: ScatterSpec, isa: Isa, threads: number): StepPlan<Scatte
     args: [{ temp: 0 }, "updates", "out"],
     bytes: (mode === "add" && !zeroData ? 3 : 2) * total + 8 * count,
     flops: mode === "add" ? outer * count * inner : 0,
-    emit(asm) {
-      const { r12: rows, r9: updates, r10: out, r11: next, rsi: j, r13: end, r14: to, rbx: column } = gp;
-      asm.mov(rows, mem(gp.rdi, 0));
-      asm.mov(updates, mem(gp.rdi, 8));
-      asm.mov(out, mem(gp.rdi, 16));
-      addConstant(asm, rows, 4 * extent);
-      asm.lea(next, mem(rows, 4 * count));
-      asm.alu32("xor", column, column);
+    emit(code) {
+      const { r10: rows, r7: updates, r8: out, r9: next, r4: j, r11: end, r12: to, r3: column } = gp;
+      code.mov(rows, mem(entry.args, 0));
+      code.mov(updates, mem(entry.args, 8));
+      code.mov(out, mem(entry.args, 16));
+      addConstant(code, rows, 4 * extent);
+      code.lea(next, mem(rows, 4 * count));
+      code.zero(column);
       if (columns > 1) {
-        asm.mov(gp.rax, gp.rsi);
-        asm.alu32("xor", gp.rdx, gp.rdx);
-        asm.movImm(gp.rcx, columns);
-        asm.div(gp.rcx);
-        asm.mov(gp.rsi, gp.rax);
-        asm.imulImm(column, gp.rdx, piece);
-        asm.alu("add", updates, column);
-        asm.alu("add", out, column);
+        code.divide(entry.task, columns);
+        code.imulImm(column, gp.r2, piece);
+        code.alu("add", updates, column);
+        code.alu("add", out, column);
       }
-      asm.alu32("xor", gp.r8, gp.r8);
+      code.zero(gp.r6);
       enterTask(
-        asm,
+        code,
         cuts,
-        gp.rsi,
+        entry.task,
         [
           { register: updates, strides: [count * row, 0] },
           { register: out, strides: [extent * row, 0] },
-          { register: gp.r8, strides: [0, 1] },
+          { register: gp.r6, strides: [0, 1] },
         ],
         true,
       );
-      asm.mov(j, gp.r8);
-      asm.lea(end, mem(j, rowsPerTask));
+      code.mov(j, gp.r6);
+      code.lea(end, mem(j, rowsPerTask));
       if (count % rowsPerTask !== 0) {
-        asm.movImm(gp.rax, count);
-        asm.alu("cmp", end, gp.rax);
-        asm.cmov("a", end, gp.rax);
+        code.movImm(gp.r0, count);
+        code.alu("cmp", end, gp.r0);
+        code.cmov("a", end, gp.r0);
       }
       const block = (size: number) => {
-        const top = asm.here();
+        const top = code.here();
         const skip = new Label();
-        asm.movsxd(gp.rcx, mem(rows, 0, j, 4));
-        asm.test(gp.rcx, gp.rcx);
-        asm.jcc("s", skip);
-        multiply(asm, to, gp.rcx, row);
-        asm.alu("add", to, out);
+        code.movsxd(gp.r1, mem(rows, 0, j, 4));
+        code.test(gp.r1, gp.r1);
+        code.jcc("s", skip);
+        multiply(code, to, gp.r1, row);
+        code.alu("add", to, out);
         if (mode === "update") {
-          multiply(asm, gp.r15, j, row);
-          asm.alu("add", gp.r15, updates);
-          emitRun(asm, isa, size, 0, 0, { from: gp.r15, to, index: gp.rax, small: gp.rcx });
-        } else emitSums(asm, isa, spec, size / bytes, row);
-        asm.bind(skip);
-        asm.aluImm("add", j, 1);
-        asm.alu("cmp", j, end);
-        asm.jcc("ne", top);
-        asm.ret();
+          multiply(code, gp.r13, j, row);
+          code.alu("add", gp.r13, updates);
+          emitRun(code, size, 0, 0, { from: gp.r13, to, index: gp.r0, small: gp.r1 });
+        } else emitSums(code, spec, size / bytes, row);
+        code.bind(skip);
+        code.aluImm("add", j, 1);
+        code.alu("cmp", j, end);
+        code.jcc("ne", top);
+        code.ret();
       };
       const rest = row % piece;
       if (rest !== 0) {
         const whole = new Label();
-        asm.aluImm("cmp", column, row - rest);
-        asm.jcc("ne", whole);
+        code.aluImm("cmp", column, row - rest);
+        code.jcc("ne", whole);
         block(rest);
-        asm.bind(whole);
+        code.bind(whole);
       }
       block(piece);
     },
   };
 }
 
-/** Adds the list of updates that starts at j (rsi) to the row at r14; r9 updates, r11 next. */
-function emitSums(asm: X64, isa: Isa, { dtype, zeroData = false }: ScatterSpec, elements: number, row: number): void {
-  const { r14: to, r9: updates, r11: next, rsi: j, r15: from, rdi: offset } = gp;
+/** Adds the list of updates that starts at j (r4) to the row at r12; r7 updates, r9 next. */
+function emitSums(code: Code, { dtype, zeroData = false }: ScatterSpec, elements: number, row: number): void {
+  const { r12: to, r7: updates, r9: next, r4: j, r13: from, r5: offset } = gp;
   const bytes = dtype === "fp16" ? 2 : 4;
   const temp: Vec = 15;
-  const add = dtype === "int32" ? "vpaddd" : "vaddps";
   const lengthOf = (n: number) => (n < 8 ? 16 : 4 * n) as Length;
   /** Register = `n` elements at a place, widened. */
-  const read = (register: Vec, n: number, place: ReturnType<typeof mem>) => {
-    if (n < 4) loadPart(asm, register, place, n * bytes);
-    else if (dtype !== "fp16") return load(asm, lengthOf(n), register, place);
-    if (dtype === "fp16") asm.v("vcvtph2ps", lengthOf(n), register, n < 4 ? register : place);
+  const read = (register: Vec, n: number, place: Mem) => {
+    if (n < 4) code.vloadPart(register, place, n * bytes);
+    else if (dtype !== "fp16") return code.vload(lengthOf(n), register, place);
+    if (dtype === "fp16") code.widen(lengthOf(n), register, n < 4 ? register : place);
   };
   const group = (list: readonly Piece[]) => {
     list.forEach(({ elements: n, at }, i) => {
-      if (zeroData) asm.v("vpxor", 16, i, i, i);
+      if (zeroData) code.vzero(i);
       else read(i, n, mem(to, at * bytes, offset));
     });
-    asm.mov(gp.rax, j);
-    const chain = asm.here();
-    multiply(asm, from, gp.rax, row);
-    asm.alu("add", from, updates);
+    code.mov(gp.r0, j);
+    const chain = code.here();
+    multiply(code, from, gp.r0, row);
+    code.alu("add", from, updates);
     list.forEach(({ elements: n, at }, i) => {
       const place = mem(from, at * bytes, offset);
       const inMemory = n >= 4 && dtype !== "fp16";
       if (!inMemory) read(temp, n, place);
-      asm.v(add, lengthOf(n), i, i, inMemory ? place : temp);
+      if (dtype === "int32") code.viadd(i, i, inMemory ? place : temp, lengthOf(n));
+      else code.vfloat("add", i, i, inMemory ? place : temp, lengthOf(n));
     });
-    asm.movsxd(gp.rax, mem(next, 0, gp.rax, 4));
-    asm.test(gp.rax, gp.rax);
-    asm.jcc("ns", chain);
+    code.movsxd(gp.r0, mem(next, 0, gp.r0, 4));
+    code.test(gp.r0, gp.r0);
+    code.jcc("ns", chain);
     list.forEach(({ elements: n, at }, i) => {
       const place = mem(to, at * bytes, offset);
       if (dtype === "fp16") {
-        // 0: to nearest, ties to even.
-        asm.extract("vcvtps2ph", lengthOf(n), n < 4 ? temp : place, i, 0);
-        if (n < 4) storePart(asm, place, temp, n * bytes);
-      } else if (n < 4) storePart(asm, place, i, n * bytes);
-      else asm.store("vmovups", lengthOf(n), place, i);
+        code.narrow(lengthOf(n), n < 4 ? temp : place, i);
+        if (n < 4) code.vstorePart(place, temp, n * bytes);
+      } else if (n < 4) code.vstorePart(place, i, n * bytes);
+      else code.vstore(lengthOf(n), place, i);
     });
   };
-  const wide = accumulators * (isa === "avx512" ? 16 : 8);
+  const wide = accumulators * code.lanes;
   const groups = Math.floor(elements / wide);
-  asm.alu32("xor", offset, offset);
+  code.zero(offset);
   if (groups > 0) {
-    const top = asm.here();
-    group(pieces(wide, isa));
-    asm.aluImm("add", offset, wide * bytes);
+    const top = code.here();
+    group(pieces(wide, code.lanes));
+    code.aluImm("add", offset, wide * bytes);
     if (groups > 1) {
-      asm.aluImm("cmp", offset, groups * wide * bytes);
-      asm.jcc("ne", top);
+      code.aluImm("cmp", offset, groups * wide * bytes);
+      code.jcc("ne", top);
     }
   }
   const rest = elements - groups * wide;
-  if (rest > 0) group(pieces(rest, isa));
+  if (rest > 0) group(pieces(rest, code.lanes));
 }

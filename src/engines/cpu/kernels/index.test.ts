@@ -52,7 +52,12 @@ function gatherCase(spec: GatherSpec, indices: readonly number[], isa: Isa, thre
       if (!isBad(at, extent)) wanted.set(x.bytes.subarray(from, from + row), (o * count + j) * row);
     });
   }
-  const program = harness.load([planGather(spec, isa, threads)], (arg) => ({ x, index, out })[arg].address, threads);
+  const program = harness.load(
+    isa,
+    [planGather(spec, isa, threads)],
+    (arg) => ({ x, index, out })[arg].address,
+    threads,
+  );
   program.run();
   const error = program.error.slice(0, 4);
   program.dispose();
@@ -108,6 +113,7 @@ function scatterCase(spec: ScatterSpec, indices: readonly number[], isa: Isa, th
   const temps = plan.temps.map((bytes, i) => harness.memory(`temp ${i}`, bytes));
   for (const temp of temps) temp.bytes.fill(0xee);
   const program = harness.load(
+    isa,
     plan.steps,
     (arg) => (typeof arg === "object" ? temps[arg.temp]! : { data, index, updates, out }[arg]).address,
     threads,

@@ -6,8 +6,8 @@ import { makeRandom } from "../../../../test/plans/eager-engine.ts";
 import type { DType } from "../../../core/dtype.ts";
 import { openSystem } from "../../os/index.ts";
 import type { Node } from "../expression.ts";
+import { machineOf } from "../machines.ts";
 import { Expressions } from "../math.ts";
-import { X64Machine } from "../x64-machine.ts";
 import { Harness, runs } from "./copy.harness.ts";
 import { emitLoop, loopScratch } from "./loop.ts";
 import type { LoopOperand, NestSpec } from "./nest.ts";
@@ -135,9 +135,10 @@ describe.skipIf(!runs).each(["avx2", "avx512"] as const)("loops on %s", (isa: Is
       referenceNest(spec, inside, values);
       const got = runNest(
         harness,
+        isa,
         spec,
         given,
-        (asm) => emitLoop(new X64Machine(asm, isa), spec),
+        (code) => emitLoop(machineOf(code), spec),
         loopScratch(spec),
         threads,
       );
@@ -174,7 +175,7 @@ describe.skipIf(!runs).each(["avx2", "avx512"] as const)("loops on %s", (isa: Is
     const inRow = (row: number, yes: number, no: number) =>
       Float32Array.from({ length: 4 * row }, (_each, i) => (Math.floor(i / row) === 2 ? yes : no));
     const values = [inRow(strides[0]!, -1, 1), new Float32Array(400).fill(99), new Float32Array(400).fill(7)];
-    const got = runNest(harness, spec, values, (asm) => emitLoop(new X64Machine(asm, isa), spec), 0, 1);
+    const got = runNest(harness, isa, spec, values, (code) => emitLoop(machineOf(code), spec), 0, 1);
     expect(got[1]).toEqual(inRow(100, 5, 99));
   });
 
@@ -195,7 +196,7 @@ describe.skipIf(!runs).each(["avx2", "avx512"] as const)("loops on %s", (isa: Is
       inPlace: false,
     };
     const values = [Float32Array.from({ length: 6400 }, (_, i) => ((7 * i) % 13) - 6), new Float32Array(6400)];
-    const got = runNest(harness, spec, values, (asm) => emitLoop(new X64Machine(asm, isa), spec), 0, 2);
+    const got = runNest(harness, isa, spec, values, (code) => emitLoop(machineOf(code), spec), 0, 2);
     expect(got[1]).toEqual(values[0]!.map((each) => (dtype === "bool" ? Number(each < 0) : each)));
   });
 
@@ -222,14 +223,7 @@ describe.skipIf(!runs).each(["avx2", "avx512"] as const)("loops on %s", (isa: Is
         inPlace: false,
       };
       const values = [new Float32Array(600).fill(1), new Float32Array(3)];
-      const got = runNest(
-        harness,
-        spec,
-        values,
-        (asm) => emitLoop(new X64Machine(asm, isa), spec),
-        loopScratch(spec),
-        1,
-      );
+      const got = runNest(harness, isa, spec, values, (code) => emitLoop(machineOf(code), spec), loopScratch(spec), 1);
       expect([...got[1]!]).toEqual(new Array(3).fill((200 * count * (count + 1)) / 2));
     }
   });

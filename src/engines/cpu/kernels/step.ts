@@ -1,6 +1,6 @@
 // What a planner hands on: one step of a program, a parallel loop over tasks that all call one generated kernel.
 
-import type { X64 } from "../isa/x64.ts";
+import type { Code } from "../code.ts";
 
 export type { Isa } from "../isa/features.ts";
 
@@ -16,5 +16,5 @@ export interface StepPlan<A> {
   /** Bytes of tensors read and written. */
   readonly bytes: number;
   readonly flops: number;
-  emit(asm: X64): void;
+  emit(code: Code): void;
 }

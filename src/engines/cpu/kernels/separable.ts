@@ -2,9 +2,8 @@
 
 import { invariant } from "../../../core/errors.ts";
 import { sizeOf } from "../../../core/shape.ts";
-import { gp, type Mem, mem, type Vec, type X64 } from "../isa/x64.ts";
+import { type Code, entry, type Mem, mem, type Storage, storageBytes, type Vec, vectorLengths } from "../code.ts";
 import { addConstant, chunks, counters, enterTask, registers } from "./copy-moves.ts";
-import { Simd, type Storage, storageBytes } from "./gemm-simd.ts";
 import type { Isa, StepPlan } from "./step.ts";
 
 /** One side; strides in elements, the last one 1. */
@@ -41,7 +40,7 @@ export function planSeparable(spec: SeparableSpec, isa: Isa, threads: number): S
     from.strides[last] === 1 && to.strides[last] === 1 && !axes.includes(last),
     () => "lanes of a small matrix",
   );
-  const lanes = isa === "avx512" ? 16 : 8;
+  const lanes = vectorLengths[isa] / 4;
   const [fromBytes, toBytes] = [storageBytes[from.storage], storageBytes[to.storage]];
   const vectors = Math.ceil(shape[last]! / lanes);
   const outer = shape.flatMap((n, axis) =>
@@ -76,7 +75,7 @@ export function planSeparable(spec: SeparableSpec, isa: Isa, threads: number): S
     scratchBytes: 4 * lanes * matrix.length * kernel.extents[1],
     bytes: sizeOf(shape) * fromBytes + others * matrix.length ** 2 * toBytes,
     flops: 2 * others * terms * (kernel.extents[1] + matrix.length),
-    emit: (asm) => emitSeparable(asm, kernel),
+    emit: (code) => emitSeparable(code, kernel),
   };
 }
 
@@ -96,14 +95,13 @@ function factorsOf(matrix: Kernel["matrix"]): number[] {
   return [...new Set(matrix.flat().filter((each) => each !== 0 && Math.abs(each) !== 1))];
 }
 
-function emitSeparable(asm: X64, kernel: Kernel): void {
-  const { isa, loops, channels, vectors, matrix, extents } = kernel;
-  const simd = new Simd(asm, isa);
+function emitSeparable(code: Code, kernel: Kernel): void {
+  const { loops, channels, vectors, matrix, extents } = kernel;
   const { from, to, scratch } = registers;
-  asm.mov(from, mem(gp.rdi, 0));
-  asm.mov(to, mem(gp.rdi, 8));
-  asm.mov(scratch, gp.rdx);
-  enterTask(asm, loops, gp.rsi, [
+  code.mov(from, mem(entry.args, 0));
+  code.mov(to, mem(entry.args, 8));
+  code.mov(scratch, entry.scratch);
+  enterTask(code, loops, entry.task, [
     { register: from, strides: loops.map((loop) => loop.from) },
     { register: to, strides: loops.map((loop) => loop.to) },
   ]);
@@ -112,11 +110,9 @@ function emitSeparable(asm: X64, kernel: Kernel): void {
   const sum: Vec = inputs;
   const spare: Vec = inputs + 1;
   const first: Vec = inputs + 2;
-  invariant(first + factors.length <= simd.registers, () => "a matrix of too many factors");
+  invariant(first + factors.length <= code.registers, () => "a matrix of too many factors");
   for (const [i, factor] of factors.entries()) {
-    asm.movImm(gp.rax, new Uint32Array(Float32Array.of(factor).buffer)[0]!);
-    asm.vmovdLoad(first + i, gp.rax);
-    asm.v("vbroadcastss", simd.length, first + i, first + i);
+    code.vconstant(first + i, new Uint32Array(Float32Array.of(factor).buffer)[0]!);
   }
   /** sum = row of the matrix times the vectors in registers 0, 1, … */
   const combine = (row: readonly number[]) => {
@@ -125,73 +121,72 @@ function emitSeparable(asm: X64, kernel: Kernel): void {
     terms.sort((x, y) => Number(x.factor !== 1) - Number(y.factor !== 1));
     for (const [at, { factor, i }] of terms.entries()) {
       const register = first + factors.indexOf(factor);
-      if (at === 0 && factor === 1) asm.v("vmovups", simd.length, sum, i);
+      if (at === 0 && factor === 1) code.vmove(sum, i);
       else if (at === 0 && factor === -1) {
-        simd.zero(sum);
-        asm.v("vsubps", simd.length, sum, sum, i);
-      } else if (at === 0) asm.v("vmulps", simd.length, sum, i, register);
-      else if (factor === 1) asm.v("vaddps", simd.length, sum, sum, i);
-      else if (factor === -1) asm.v("vsubps", simd.length, sum, sum, i);
-      else simd.fma(sum, i, register);
+        code.vzero(sum);
+        code.vfloat("sub", sum, sum, i);
+      } else if (at === 0) code.vfloat("mul", sum, i, register);
+      else if (factor === 1) code.vfloat("add", sum, sum, i);
+      else if (factor === -1) code.vfloat("sub", sum, sum, i);
+      else code.fma(sum, i, register);
     }
-    if (terms.length === 0) simd.zero(sum);
+    if (terms.length === 0) code.vzero(sum);
   };
-  const tail = channels - (vectors - 1) * simd.lanes;
-  const part = simd.setPart(tail, 1);
-  const place = (i: number, j: number): Mem => mem(scratch, (i * extents[1] + j) * simd.length);
+  const tail = channels - (vectors - 1) * code.lanes;
+  const part = code.setPart(tail, 1);
+  const place = (i: number, j: number): Mem => mem(scratch, (i * extents[1] + j) * code.vectorBytes);
   const block = (masked: boolean) => {
     const lanesOf = masked ? part : undefined;
     for (let j = 0; j < extents[1]; j++) {
       for (let i = 0; i < extents[0]; i++)
-        simd.load(i, mem(from, i * kernel.from.a + j * kernel.from.b), kernel.from.storage, lanesOf);
+        code.loadFloats(i, mem(from, i * kernel.from.a + j * kernel.from.b), kernel.from.storage, lanesOf);
       for (const [i, row] of matrix.entries()) {
         combine(row);
-        asm.store("vmovups", simd.length, place(i, j), sum);
+        code.vstore(code.vectorBytes, place(i, j), sum);
       }
     }
     for (const i of matrix.keys()) {
-      for (let j = 0; j < extents[1]; j++) asm.v("vmovups", simd.length, j, place(i, j));
+      for (let j = 0; j < extents[1]; j++) code.vload(code.vectorBytes, j, place(i, j));
       for (const [j, row] of matrix.entries()) {
         combine(row);
-        simd.store(mem(to, i * kernel.to.a + j * kernel.to.b), sum, kernel.to.storage, lanesOf, spare);
+        code.storeFloats(mem(to, i * kernel.to.a + j * kernel.to.b), sum, kernel.to.storage, lanesOf, spare);
       }
     }
   };
   const step = {
-    from: simd.lanes * storageBytes[kernel.from.storage],
-    to: simd.lanes * storageBytes[kernel.to.storage],
+    from: code.lanes * storageBytes[kernel.from.storage],
+    to: code.lanes * storageBytes[kernel.to.storage],
   };
   const whole = part === undefined ? vectors : vectors - 1;
   const inner = () => {
     const counter = counters[loops.length]!;
     if (whole > 0) {
-      asm.movImm(counter, whole);
-      const top = asm.here();
+      code.movImm(counter, whole);
+      const top = code.here();
       block(false);
-      asm.aluImm("add", from, step.from);
-      asm.aluImm("add", to, step.to);
-      asm.aluImm("sub", counter, 1);
-      asm.jcc("ne", top);
+      code.aluImm("add", from, step.from);
+      code.aluImm("add", to, step.to);
+      code.aluImm("sub", counter, 1);
+      code.jcc("ne", top);
     }
     if (part !== undefined) block(true);
-    addConstant(asm, from, -whole * step.from);
-    addConstant(asm, to, -whole * step.to);
+    addConstant(code, from, -whole * step.from);
+    addConstant(code, to, -whole * step.to);
   };
   const nest = (depth: number) => {
     const loop = loops[depth];
     if (loop === undefined) return inner();
     const counter = counters[depth]!;
-    asm.movImm(counter, loop.c);
-    const top = asm.here();
+    code.movImm(counter, loop.c);
+    const top = code.here();
     nest(depth + 1);
-    addConstant(asm, from, loop.from);
-    addConstant(asm, to, loop.to);
-    asm.aluImm("sub", counter, 1);
-    asm.jcc("ne", top);
-    addConstant(asm, from, -loop.c * loop.from);
-    addConstant(asm, to, -loop.c * loop.to);
+    addConstant(code, from, loop.from);
+    addConstant(code, to, loop.to);
+    code.aluImm("sub", counter, 1);
+    code.jcc("ne", top);
+    addConstant(code, from, -loop.c * loop.from);
+    addConstant(code, to, -loop.c * loop.to);
   };
   nest(0);
-  asm.ret();
-  simd.finish();
+  code.ret();
 }

@@ -1,10 +1,10 @@
-// The matrix-product kernel for x86-64: a task multiplies one block, tile by tile, after packing what the planner wants packed.
+// The matrix-product kernel: a task multiplies one block, tile by tile, after packing what the planner wants packed.
 // Two operands play different parts. P's elements are broadcast: a tile has one row for each of a few P rows. Q's elements fill vectors: a tile's
 // columns. The planner takes A for P and B for Q, or the other way around (then a tile is a block of C transposed).
 
-import { gp, Label, type Mem, mem, type X64 } from "../isa/x64.ts";
-import { addImm, countDown, multiply, type Part, Simd, type Storage, storageBytes } from "./gemm-simd.ts";
-import { emitPack, type PanelPack } from "./pack-x64.ts";
+import { type Code, gp, Label, type Mem, mem, type Part, type Storage, storageBytes, vectorLengths } from "../code.ts";
+import { addImm, countDown, multiply } from "./integers.ts";
+import { emitPack, type PanelPack } from "./pack.ts";
 import type { Isa } from "./step.ts";
 
 /** An operand cut into panels: panels before number `boundary` have `size` rows of P (columns of Q), the others `smaller`. */
@@ -62,7 +62,7 @@ export interface GemmKernel {
   };
 }
 
-const { rax, rcx, rdx, rbx, rsp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15 } = gp;
+const { r0, r1, r2, r3, sp, r4, r5, r6, r7, r8, r9, r10, r11, r12, r13 } = gp;
 
 /** Rows (P) or columns (Q) before panel `index`. */
 export function panelStart({ size, smaller, boundary }: Panels, index: number): number {
@@ -96,12 +96,9 @@ export function gemmScratch(kernel: GemmKernel): {
   return { inner: 0, outer: outerAt, partials, spill, bytes: spill + spillBytes };
 }
 
-function vectorBytes(kernel: GemmKernel): number {
-  return kernel.isa === "avx512" ? 64 : 32;
-}
-
-function tileBytes(kernel: GemmKernel): number {
-  return kernel.p.panels.size * Math.ceil((kernel.q.panels.size * 4) / vectorBytes(kernel)) * vectorBytes(kernel);
+function tileBytes({ isa, p, q }: GemmKernel): number {
+  const vectorBytes = vectorLengths[isa];
+  return p.panels.size * Math.ceil((q.panels.size * 4) / vectorBytes) * vectorBytes;
 }
 
 /** Whether columns of a tile, not rows, are contiguous in C. */
@@ -110,48 +107,49 @@ function isTransposed({ c }: GemmKernel): boolean {
 }
 
 /** Calls `emit` for the size of panel `index`, in code that branches if there are two. */
-function bySize(asm: X64, { size, smaller, boundary, count }: Panels, index: number, emit: (size: number) => void) {
+function bySize(code: Code, { size, smaller, boundary, count }: Panels, index: number, emit: (size: number) => void) {
   if (boundary >= count) return emit(size);
   if (boundary === 0) return emit(smaller);
   const other = new Label();
   const done = new Label();
-  asm.aluImm("cmp", index, boundary);
-  asm.jcc("ae", other);
+  code.aluImm("cmp", index, boundary);
+  code.jcc("ae", other);
   emit(size);
-  asm.jmp(done);
-  asm.bind(other);
+  code.jmp(done);
+  code.bind(other);
   emit(smaller);
-  asm.bind(done);
+  code.bind(done);
 }
 
-/** dst = rows before panel `index`, times `bytes`; clobbers rax and rcx. */
-function emitStart(asm: X64, dst: number, index: number, { size, smaller, boundary, count }: Panels, bytes: number) {
-  asm.mov(dst, index);
-  multiply(asm, dst, size * bytes, rax);
+/** dst = rows before panel `index`, times `bytes`; clobbers r0 and r1. */
+function emitStart(code: Code, dst: number, index: number, { size, smaller, boundary, count }: Panels, bytes: number) {
+  code.mov(dst, index);
+  multiply(code, dst, size * bytes, r0);
   if (boundary >= count) return;
   const before = new Label();
-  asm.mov(rcx, index);
-  asm.aluImm("sub", rcx, boundary);
-  asm.jcc("be", before);
-  multiply(asm, rcx, (size - smaller) * bytes, rax);
-  asm.alu("sub", dst, rcx);
-  asm.bind(before);
+  code.mov(r1, index);
+  code.aluImm("sub", r1, boundary);
+  code.jcc("be", before);
+  multiply(code, r1, (size - smaller) * bytes, r0);
+  code.alu("sub", dst, r1);
+  code.bind(before);
 }
 
-/** Splits the number in `value` by sizes, the last fastest, and gives each digit in rdx to `use`; clobbers rax, rcx, rdx. */
-export function emitDigits(asm: X64, value: number, sizes: readonly number[], use: (digit: number, i: number) => void) {
+/** Splits the number in `value` by sizes, the last fastest, and gives each digit in r2 to `use`; clobbers r0, r1, r2. */
+export function emitDigits(
+  code: Code,
+  value: number,
+  sizes: readonly number[],
+  use: (digit: number, i: number) => void,
+) {
   for (let i = sizes.length - 1; i >= 0; i--) {
     if (sizes[i] === 1) continue;
     if (i === 0 || sizes.slice(0, i).every((size) => size === 1)) {
       use(value, i);
       return;
     }
-    asm.mov(rax, value);
-    asm.alu32("xor", rdx, rdx);
-    asm.movImm(rcx, sizes[i]!);
-    asm.div(rcx);
-    asm.mov(value, rax);
-    use(rdx, i);
+    code.divide(value, sizes[i]!);
+    use(r2, i);
   }
 }
 
@@ -174,7 +172,8 @@ const slot = {
   kRest: 14,
 } as const;
 const frameBytes = 120;
-const frame = (name: keyof typeof slot, pushed = 0): Mem => mem(rsp, slot[name] * 8 + pushed);
+/** A slot as the kernel sees it, or its tiles, `called` bytes further down. */
+const frame = (name: keyof typeof slot, called = 0): Mem => mem(sp, slot[name] * 8 + called);
 
 /** k steps of an iteration of the tile's loop. */
 const unroll = 4;
@@ -220,9 +219,8 @@ export function gemmTasks({ batch, p, q }: GemmKernel): number {
 const chunksOf = ({ panels, chunk }: Side) => Math.ceil(panels.count / chunk);
 
 /** Emits the kernel. */
-export function emitGemm(asm: X64, kernel: GemmKernel): void {
+export function emitGemm(code: Code, kernel: GemmKernel): void {
   const { p, q, c, k, kBlock, batch } = kernel;
-  const simd = new Simd(asm, kernel.isa);
   const kBlocks = Math.ceil(k / kBlock);
   const layout = gemmScratch(kernel);
   const outerIsP = kernel.outer === "p";
@@ -240,211 +238,210 @@ export function emitGemm(asm: X64, kernel: GemmKernel): void {
   };
 
   // --- which block: the batch index, then the inner operand's chunk, then the outer's, fastest
-  asm.aluImm("sub", rsp, frameBytes);
-  asm.mov(frame("scratch"), rdx);
-  asm.mov(r8, mem(rdi, p.argument * 8));
-  asm.mov(r9, mem(rdi, q.argument * 8));
-  asm.mov(r10, mem(rdi, c.argument * 8));
-  asm.alu32("xor", r12, r12);
-  asm.alu32("xor", r13, r13);
-  emitDigits(asm, rsi, [...batch, chunksOf(inner), chunksOf(outer)], (digit, i) => {
-    if (i === batch.length) asm.mov(r13, digit);
-    else if (i > batch.length) asm.mov(r12, digit);
+  code.enter(frameBytes);
+  code.mov(frame("scratch"), r2);
+  code.mov(r6, mem(r5, p.argument * 8));
+  code.mov(r7, mem(r5, q.argument * 8));
+  code.mov(r8, mem(r5, c.argument * 8));
+  code.zero(r10);
+  code.zero(r11);
+  emitDigits(code, r4, [...batch, chunksOf(inner), chunksOf(outer)], (digit, i) => {
+    if (i === batch.length) code.mov(r11, digit);
+    else if (i > batch.length) code.mov(r10, digit);
     else {
       const strides = [
-        [r8, p.batch[i]!],
-        [r9, q.batch[i]!],
-        [r10, c.batch[i]!],
+        [r6, p.batch[i]!],
+        [r7, q.batch[i]!],
+        [r8, c.batch[i]!],
       ] as const;
       for (const [pointer, stride] of strides) {
         if (stride === 0) continue;
-        asm.mov(rcx, digit);
-        multiply(asm, rcx, stride, rax);
-        asm.alu("add", pointer, rcx);
+        code.mov(r1, digit);
+        multiply(code, r1, stride, r0);
+        code.alu("add", pointer, r1);
       }
     }
   });
   for (const [index, side, name] of [
-    [r12, outer, names.outer],
-    [r13, inner, names.inner],
+    [r10, outer, names.outer],
+    [r11, inner, names.inner],
   ] as const) {
-    multiply(asm, index, side.chunk, rax);
-    asm.mov(frame(`${name}First`), index);
-    asm.mov(rax, index);
-    asm.aluImm("add", rax, side.chunk);
+    multiply(code, index, side.chunk, r0);
+    code.mov(frame(`${name}First`), index);
+    code.mov(r0, index);
+    code.aluImm("add", r0, side.chunk);
     if (chunksOf(side) * side.chunk !== side.panels.count) {
-      asm.movImm(rcx, side.panels.count);
-      asm.alu("cmp", rax, rcx);
-      asm.cmov("a", rax, rcx);
+      code.movImm(r1, side.panels.count);
+      code.alu("cmp", r0, r1);
+      code.cmov("a", r0, r1);
     }
-    asm.mov(frame(`${name}End`), rax);
+    code.mov(frame(`${name}End`), r0);
     // Addresses of the block.
-    const pointer = name === "p" ? r8 : r9;
+    const pointer = name === "p" ? r6 : r7;
     if (side.access === "shared") {
-      asm.mov(rdx, index);
-      multiply(asm, rdx, side.packed.panelBytes, rax);
-    } else emitStart(asm, rdx, index, side.panels, side.along);
-    asm.alu("add", pointer, rdx);
-    asm.mov(frame(name), pointer);
-    emitStart(asm, rdx, index, side.panels, name === "p" ? c.p : c.q);
-    asm.alu("add", r10, rdx);
+      code.mov(r2, index);
+      multiply(code, r2, side.packed.panelBytes, r0);
+    } else emitStart(code, r2, index, side.panels, side.along);
+    code.alu("add", pointer, r2);
+    code.mov(frame(name), pointer);
+    emitStart(code, r2, index, side.panels, name === "p" ? c.p : c.q);
+    code.alu("add", r8, r2);
   }
-  asm.mov(frame("c"), r10);
-  asm.mov(rdx, frame("scratch"));
-  asm.alu32("xor", rax, rax);
-  asm.mov(frame("kIndex"), rax);
+  code.mov(frame("c"), r8);
+  code.mov(r2, frame("scratch"));
+  code.zero(r0);
+  code.mov(frame("kIndex"), r0);
 
   // --- blocks of k
   const packPanel = (side: Side, index: number) => {
-    asm.mov(rcx, frame("kCount"));
-    bySize(asm, side.panels, index, (size) => emitPack(simd, sidePack(side, size, k, simd.lanes)));
+    code.mov(r1, frame("kCount"));
+    bySize(code, side.panels, index, (size) => emitPack(code, sidePack(side, size, k, code.lanes)));
   };
   /** Moves an operand's pointer to the next panel, and others by their strides. */
   const advance = (side: Side, index: number, pointer: number | undefined, cPointer: number, cBytes: number) => {
-    bySize(asm, side.panels, index, (size) => {
-      if (pointer !== undefined && side.access !== "shared") addImm(asm, pointer, size * side.along, rax);
-      addImm(asm, cPointer, size * cBytes, rax);
+    bySize(code, side.panels, index, (size) => {
+      if (pointer !== undefined && side.access !== "shared") addImm(code, pointer, size * side.along, r0);
+      addImm(code, cPointer, size * cBytes, r0);
     });
   };
-  const kLoop = asm.here();
-  if (kBlocks === 1) asm.movMemImm(frame("kCount"), k);
+  const kLoop = code.here();
+  if (kBlocks === 1) code.movMemImm(frame("kCount"), k);
   else {
-    asm.movImm(rax, kBlock);
-    asm.movImm(rcx, k - (kBlocks - 1) * kBlock);
-    asm.aluImm("cmp", frame("kIndex"), kBlocks - 1);
-    asm.cmov("e", rax, rcx);
-    asm.mov(frame("kCount"), rax);
-    asm.lea(rbx, mem(rdx, layout.partials));
+    code.movImm(r0, kBlock);
+    code.movImm(r1, k - (kBlocks - 1) * kBlock);
+    code.aluImm("cmp", frame("kIndex"), kBlocks - 1);
+    code.cmov("e", r0, r1);
+    code.mov(frame("kCount"), r0);
+    code.lea(r3, mem(r2, layout.partials));
   }
   if (inner.access === "local") {
-    asm.mov(r13, frame(`${names.inner}First`));
-    asm.mov(rsi, frame(names.inner));
-    asm.lea(rdi, mem(rdx, layout.inner));
-    const top = asm.here();
-    asm.mov(r8, rsi);
-    asm.mov(r9, rdi);
-    packPanel(inner, r13);
-    bySize(asm, inner.panels, r13, (size) => addImm(asm, rsi, size * inner.along, rax));
-    addImm(asm, rdi, inner.packed.panelBytes, rax);
-    asm.aluImm("add", r13, 1);
-    asm.alu("cmp", r13, frame(`${names.inner}End`));
-    asm.jcc("b", top);
+    code.mov(r11, frame(`${names.inner}First`));
+    code.mov(r4, frame(names.inner));
+    code.lea(r5, mem(r2, layout.inner));
+    const top = code.here();
+    code.mov(r6, r4);
+    code.mov(r7, r5);
+    packPanel(inner, r11);
+    bySize(code, inner.panels, r11, (size) => addImm(code, r4, size * inner.along, r0));
+    addImm(code, r5, inner.packed.panelBytes, r0);
+    code.aluImm("add", r11, 1);
+    code.alu("cmp", r11, frame(`${names.inner}End`));
+    code.jcc("b", top);
   }
-  asm.mov(r12, frame(`${names.outer}First`));
-  asm.mov(rsi, frame(names.outer));
-  asm.mov(r14, frame("c"));
-  const outerLoop = asm.here();
+  code.mov(r10, frame(`${names.outer}First`));
+  code.mov(r4, frame(names.outer));
+  code.mov(r12, frame("c"));
+  const outerLoop = code.here();
   if (outer.access === "local") {
-    asm.mov(r8, rsi);
-    asm.lea(r9, mem(rdx, layout.outer));
-    packPanel(outer, r12);
+    code.mov(r6, r4);
+    code.lea(r7, mem(r2, layout.outer));
+    packPanel(outer, r10);
   }
-  asm.mov(r13, frame(`${names.inner}First`));
-  if (inner.access === "local") asm.lea(rdi, mem(rdx, layout.inner));
-  else asm.mov(rdi, frame(names.inner));
-  asm.mov(r15, r14);
+  code.mov(r11, frame(`${names.inner}First`));
+  if (inner.access === "local") code.lea(r5, mem(r2, layout.inner));
+  else code.mov(r5, frame(names.inner));
+  code.mov(r13, r12);
   const ahead = aheadOf(kernel);
   if (ahead !== undefined) {
     const next = new Label();
-    asm.mov(r11, rsi);
-    bySize(asm, outer.panels, r12, (size) => addImm(asm, r11, size * outer.along, rax));
+    code.mov(r9, r4);
+    bySize(code, outer.panels, r10, (size) => addImm(code, r9, size * outer.along, r0));
     if (kBlocks > 1) {
       // Behind the last panel comes the first one's next block of k.
-      asm.lea(rax, mem(r12, 1));
-      asm.alu("cmp", rax, frame(`${names.outer}End`));
-      asm.jcc("b", next);
-      asm.mov(r11, frame(names.outer));
-      addImm(asm, r11, kBlock * outer.overK, rax);
-      asm.bind(next);
+      code.lea(r0, mem(r10, 1));
+      code.alu("cmp", r0, frame(`${names.outer}End`));
+      code.jcc("b", next);
+      code.mov(r9, frame(names.outer));
+      addImm(code, r9, kBlock * outer.overK, r0);
+      code.bind(next);
     }
-    asm.mov(frame("ahead"), r11);
-    asm.movMemImm(frame("aheadStep"), ahead.step);
-    asm.movMemImm(frame("aheadTiles"), ahead.tiles);
+    code.mov(frame("ahead"), r9);
+    code.movMemImm(frame("aheadStep"), ahead.step);
+    code.movMemImm(frame("aheadTiles"), ahead.tiles);
   }
-  const innerLoop = asm.here();
+  const innerLoop = code.here();
   // --- a tile
   if (ahead !== undefined) {
     if (ahead.perTile !== undefined) {
-      asm.mov(r11, frame("ahead"));
-      addImm(asm, frame("ahead"), ahead.perTile, rax);
+      code.mov(r9, frame("ahead"));
+      addImm(code, frame("ahead"), ahead.perTile, r0);
     } else {
       const more = new Label();
-      asm.aluImm("sub", frame("aheadTiles"), 1);
-      asm.jcc("ns", more);
-      asm.mov(r11, rdx);
-      asm.movMemImm(frame("aheadStep"), 0);
-      asm.bind(more);
+      code.aluImm("sub", frame("aheadTiles"), 1);
+      code.jcc("ns", more);
+      code.mov(r9, r2);
+      code.movMemImm(frame("aheadStep"), 0);
+      code.bind(more);
     }
   }
-  const [outerPointer, innerPointer] = outerIsP ? [r8, r9] : [r9, r8];
-  if (outer.access === "local") asm.lea(outerPointer, mem(rdx, layout.outer));
-  else asm.mov(outerPointer, rsi);
-  asm.mov(innerPointer, rdi);
-  asm.mov(r10, r15);
-  asm.mov(rcx, frame("kCount"));
-  const [pIndex, qIndex] = outerIsP ? [r12, r13] : [r13, r12];
-  bySize(asm, p.panels, pIndex, (rows) =>
-    bySize(asm, q.panels, qIndex, (columns) => asm.call(tileLabel(rows, columns))),
+  const [outerPointer, innerPointer] = outerIsP ? [r6, r7] : [r7, r6];
+  if (outer.access === "local") code.lea(outerPointer, mem(r2, layout.outer));
+  else code.mov(outerPointer, r4);
+  code.mov(innerPointer, r5);
+  code.mov(r8, r13);
+  code.mov(r1, frame("kCount"));
+  const [pIndex, qIndex] = outerIsP ? [r10, r11] : [r11, r10];
+  bySize(code, p.panels, pIndex, (rows) =>
+    bySize(code, q.panels, qIndex, (columns) => code.call(tileLabel(rows, columns))),
   );
-  if (kBlocks > 1) asm.aluImm("add", rbx, tileBytes(kernel));
-  advance(inner, r13, inner.access === "direct" ? rdi : undefined, r15, cStep.inner);
-  if (inner.access !== "direct") asm.aluImm("add", rdi, inner.packed.panelBytes);
-  asm.aluImm("add", r13, 1);
-  asm.alu("cmp", r13, frame(`${names.inner}End`));
-  asm.jcc("b", innerLoop);
-  advance(outer, r12, rsi, r14, cStep.outer);
-  if (outer.access === "shared") asm.aluImm("add", rsi, outer.packed.panelBytes);
-  asm.aluImm("add", r12, 1);
-  asm.alu("cmp", r12, frame(`${names.outer}End`));
-  asm.jcc("b", outerLoop);
+  if (kBlocks > 1) code.aluImm("add", r3, tileBytes(kernel));
+  advance(inner, r11, inner.access === "direct" ? r5 : undefined, r13, cStep.inner);
+  if (inner.access !== "direct") code.aluImm("add", r5, inner.packed.panelBytes);
+  code.aluImm("add", r11, 1);
+  code.alu("cmp", r11, frame(`${names.inner}End`));
+  code.jcc("b", innerLoop);
+  advance(outer, r10, r4, r12, cStep.outer);
+  if (outer.access === "shared") code.aluImm("add", r4, outer.packed.panelBytes);
+  code.aluImm("add", r10, 1);
+  code.alu("cmp", r10, frame(`${names.outer}End`));
+  code.jcc("b", outerLoop);
   if (kBlocks > 1) {
     for (const name of ["p", "q"] as const) {
       const side = kernel[name];
       const bytes = side.access === "shared" ? side.panels.count * side.packed.panelBytes : kernel.kBlock * side.overK;
-      addImm(asm, frame(name), bytes, rax);
+      addImm(code, frame(name), bytes, r0);
     }
-    asm.aluImm("add", frame("kIndex"), 1);
-    asm.aluImm("cmp", frame("kIndex"), kBlocks);
-    asm.jcc("b", kLoop);
+    code.aluImm("add", frame("kIndex"), 1);
+    code.aluImm("cmp", frame("kIndex"), kBlocks);
+    code.jcc("b", kLoop);
   }
-  asm.aluImm("add", rsp, frameBytes);
-  asm.ret();
+  code.leave(frameBytes);
+  code.ret();
 
   for (const [key, label] of tiles) {
     const [rows, columns] = key.split(",").map(Number) as [number, number];
-    asm.align(32);
-    asm.bind(label);
-    emitTile(simd, kernel, rows, columns);
+    code.align(32);
+    code.bind(label);
+    emitTile(code, kernel, rows, columns);
   }
-  simd.finish();
 }
 
-/** A tile: r8 = P, r9 = Q, r10 = C, rbx = partial sums, rcx = count of k, rdx = scratch. r11 = what to prefetch. Clobbers rax, rcx, r8, r9 and vectors; moves r11. */
-function emitTile(simd: Simd, kernel: GemmKernel, rows: number, columns: number): void {
-  const { asm, lanes, length } = simd;
+/** A tile: r6 = P, r7 = Q, r8 = C, r3 = partial sums, r1 = count of k, r2 = scratch. r9 = what to prefetch. Clobbers r0, r1, r6, r7 and vectors; moves r9. */
+function emitTile(code: Code, kernel: GemmKernel, rows: number, columns: number): void {
+  const { lanes, vectorBytes: length } = code;
   const { p, q, c, k, kBlock } = kernel;
   const many = kBlock < k;
-  const pushed = 8;
+  const { callBytes } = code;
   const vectors = Math.ceil(columns / lanes);
   const accumulators = rows * vectors;
   const acc = (i: number, v: number) => i * vectors + v;
-  const qVector = (v: number) => accumulators + v;
-  const temps = simd.registers - accumulators - vectors;
+  const qVectors = Array.from({ length: vectors }, (_, v) => accumulators + v);
+  const temps = code.registers - accumulators - vectors;
   const temp = (i: number) => accumulators + vectors + (i % temps);
-  const part = simd.setPart(columns - (vectors - 1) * lanes, 1);
+  const part = code.setPart(columns - (vectors - 1) * lanes, 1);
   const partOf = (v: number): Part | undefined => (v === vectors - 1 ? part : undefined);
 
   if (many) {
     const first = new Label();
     const begin = new Label();
-    asm.aluImm("cmp", frame("kIndex", pushed), 0);
-    asm.jcc("e", first);
-    for (let i = 0; i < accumulators; i++) asm.v("vmovups", length, i, mem(rbx, i * length));
-    asm.jmp(begin);
-    asm.bind(first);
-    for (let i = 0; i < accumulators; i++) simd.zero(i);
-    asm.bind(begin);
-  } else for (let i = 0; i < accumulators; i++) simd.zero(i);
+    code.aluImm("cmp", frame("kIndex", callBytes), 0);
+    code.jcc("e", first);
+    for (let i = 0; i < accumulators; i++) code.vload(length, i, mem(r3, i * length));
+    code.jmp(begin);
+    code.bind(first);
+    for (let i = 0; i < accumulators; i++) code.vzero(i);
+    code.bind(begin);
+  } else for (let i = 0; i < accumulators; i++) code.vzero(i);
 
   // Addresses in the operands as they lie now.
   const packed = (side: Side) => (side.access === "direct" ? undefined : side.packed);
@@ -457,16 +454,16 @@ function emitTile(simd: Simd, kernel: GemmKernel, rows: number, columns: number)
   const steps = (count: number) => {
     for (let s = 0; s < count; s++) {
       for (let v = 0; v < vectors; v++) {
-        const address = mem(r9, s * qK + v * lanes * storageBytes[qStorage]);
-        simd.load(qVector(v), address, qStorage, qLayout === undefined ? partOf(v) : undefined);
+        const address = mem(r7, s * qK + v * lanes * storageBytes[qStorage]);
+        code.loadFloats(qVectors[v]!, address, qStorage, qLayout === undefined ? partOf(v) : undefined);
       }
       for (let i = 0; i < rows; i++) {
-        asm.v("vbroadcastss", length, temp(i), mem(r8, i * pRow + s * pK));
-        for (let v = 0; v < vectors; v++) simd.fma(acc(i, v), temp(i), qVector(v));
+        const row = qVectors.map((_, v) => acc(i, v));
+        code.fmaScalar(row, mem(r6, i * pRow + s * pK), qVectors, temp(i));
       }
     }
-    addImm(asm, r8, count * pK, rax);
-    addImm(asm, r9, count * qK, rax);
+    addImm(code, r6, count * pK, r0);
+    addImm(code, r7, count * qK, r0);
   };
   const ahead = aheadOf(kernel);
   // Lines of C are asked for while the tile is computed: they rarely are in this core's caches.
@@ -475,81 +472,85 @@ function emitTile(simd: Simd, kernel: GemmKernel, rows: number, columns: number)
   const single = new Label();
   const done = new Label();
   const none = new Label();
-  asm.movMemImm(frame("kRest", pushed), 0);
-  asm.movMemImm(frame("cStep", pushed), 0);
-  asm.mov(rax, rdx);
+  code.movMemImm(frame("kRest", callBytes), 0);
+  code.movMemImm(frame("cStep", callBytes), 0);
+  code.mov(r0, r2);
   if (many) {
-    asm.aluImm("cmp", frame("kIndex", pushed), Math.ceil(k / kBlock) - 1);
-    asm.jcc("ne", none);
+    code.aluImm("cmp", frame("kIndex", callBytes), Math.ceil(k / kBlock) - 1);
+    code.jcc("ne", none);
   }
-  asm.mov(rax, r10);
-  asm.movMemImm(frame("cStep", pushed), wanted.step);
+  code.mov(r0, r8);
+  code.movMemImm(frame("cStep", callBytes), wanted.step);
   // The first iterations do it, the rest goes on without.
-  asm.aluImm("sub", rcx, wanted.count * unroll);
+  code.aluImm("sub", r1, wanted.count * unroll);
   const short = new Label();
-  asm.jcc("be", short);
-  asm.mov(frame("kRest", pushed), rcx);
-  asm.alu32("xor", rcx, rcx);
-  asm.bind(short);
-  asm.aluImm("add", rcx, wanted.count * unroll);
-  asm.bind(none);
-  asm.bind(again);
-  asm.aluImm("sub", rcx, unroll);
-  asm.jcc("l", single);
-  asm.align(32);
-  const top = asm.here();
+  code.jcc("be", short);
+  code.mov(frame("kRest", callBytes), r1);
+  code.zero(r1);
+  code.bind(short);
+  code.aluImm("add", r1, wanted.count * unroll);
+  code.bind(none);
+  code.bind(again);
+  code.aluImm("sub", r1, unroll);
+  code.jcc("l", single);
+  code.align(32);
+  const top = code.here();
   steps(unroll);
   if (ahead !== undefined) {
-    for (const offset of ahead.offsets) asm.prefetch("t1", mem(r11, offset));
-    asm.alu("add", r11, frame("aheadStep", pushed));
+    for (const offset of ahead.offsets) code.prefetch("t1", mem(r9, offset));
+    code.alu("add", r9, frame("aheadStep", callBytes));
   }
-  for (const offset of wanted.offsets) asm.prefetch("w", mem(rax, offset));
-  asm.alu("add", rax, frame("cStep", pushed));
-  asm.aluImm("sub", rcx, unroll);
-  asm.jcc("ge", top);
-  asm.aluImm("cmp", frame("kRest", pushed), 0);
-  asm.jcc("e", single);
-  asm.mov(rcx, frame("kRest", pushed));
-  asm.movMemImm(frame("kRest", pushed), 0);
-  asm.movMemImm(frame("cStep", pushed), 0);
-  asm.mov(rax, rdx);
-  asm.jmp(again);
-  asm.bind(single);
-  asm.aluImm("add", rcx, unroll);
-  asm.jcc("e", done);
-  countDown(asm, rcx, () => steps(1));
-  asm.bind(done);
+  for (const offset of wanted.offsets) code.prefetch("w", mem(r0, offset));
+  code.alu("add", r0, frame("cStep", callBytes));
+  code.aluImm("sub", r1, unroll);
+  code.jcc("ge", top);
+  code.aluImm("cmp", frame("kRest", callBytes), 0);
+  code.jcc("e", single);
+  code.mov(r1, frame("kRest", callBytes));
+  code.movMemImm(frame("kRest", callBytes), 0);
+  code.movMemImm(frame("cStep", callBytes), 0);
+  code.mov(r0, r2);
+  code.jmp(again);
+  code.bind(single);
+  code.aluImm("add", r1, unroll);
+  code.jcc("e", done);
+  countDown(code, r1, () => steps(1));
+  code.bind(done);
 
   if (many) {
     const last = new Label();
-    asm.aluImm("cmp", frame("kIndex", pushed), Math.ceil(k / kBlock) - 1);
-    asm.jcc("e", last);
-    for (let i = 0; i < accumulators; i++) asm.store("vmovups", length, mem(rbx, i * length), i);
-    asm.ret();
-    asm.bind(last);
+    code.aluImm("cmp", frame("kIndex", callBytes), Math.ceil(k / kBlock) - 1);
+    code.jcc("e", last);
+    for (let i = 0; i < accumulators; i++) code.vstore(length, mem(r3, i * length), i);
+    code.ret();
+    code.bind(last);
   }
   const unit = storageBytes[c.storage];
   if (!isTransposed(kernel)) {
     for (let i = 0; i < rows; i++) {
       for (let v = 0; v < vectors; v++)
-        simd.store(mem(r10, i * c.p + v * lanes * unit), acc(i, v), c.storage, partOf(v), temp(0));
+        code.storeFloats(mem(r8, i * c.p + v * lanes * unit), acc(i, v), c.storage, partOf(v), temp(0));
     }
   } else {
-    const spill = (i: number, v: number) => mem(rdx, gemmScratch(kernel).spill + acc(i, v) * length);
-    for (let i = 0; i < rows; i++)
-      for (let v = 0; v < vectors; v++) asm.store("vmovups", length, spill(i, v), acc(i, v));
-    const rowPart = simd.setPart(rows, 2);
+    // Spilled, and transposed by as many rows as a vector has lanes.
+    const spill = (i: number, v: number) => mem(r2, gemmScratch(kernel).spill + acc(i, v) * length);
+    for (let i = 0; i < rows; i++) for (let v = 0; v < vectors; v++) code.vstore(length, spill(i, v), acc(i, v));
+    const lastRow = Math.floor((rows - 1) / lanes) * lanes;
+    const rowPart = code.setPart(rows - lastRow, 2);
     const registers = Array.from({ length: lanes }, (_, i) => i);
     const others = registers.map((i) => lanes + i);
     for (let v = 0; v < vectors; v++) {
-      for (let i = 0; i < rows; i++) asm.v("vmovups", length, i, spill(i, v));
-      simd.transpose(registers, others);
       const filled = Math.min(lanes, columns - v * lanes);
-      for (let lane = 0; lane < filled; lane++)
-        simd.store(mem(r10, (v * lanes + lane) * c.q), lane, c.storage, rowPart, others[0]!);
+      for (let row = 0; row < rows; row += lanes) {
+        for (let i = row; i < Math.min(rows, row + lanes); i++) code.vload(length, i - row, spill(i, v));
+        code.transpose(registers, others);
+        const part = row === lastRow ? rowPart : undefined;
+        for (let lane = 0; lane < filled; lane++)
+          code.storeFloats(mem(r8, (v * lanes + lane) * c.q + row * unit), lane, c.storage, part, others[0]!);
+      }
     }
   }
-  asm.ret();
+  code.ret();
 }
 
 /** Lines of C that a tile writes: `count` times `offsets`, `step` bytes apart. */
@@ -580,38 +581,36 @@ export function packTasks({ k, kBlock, batch, side }: PackKernel): number {
 }
 
 /** Arguments: the operand, the packed operand. */
-export function emitPackStep(asm: X64, kernel: PackKernel): void {
+export function emitPackStep(code: Code, kernel: PackKernel): void {
   const { k, kBlock, batch, side, batchBytes } = kernel;
-  const simd = new Simd(asm, kernel.isa);
   const kBlocks = Math.ceil(k / kBlock);
-  asm.mov(r8, mem(rdi, 0));
-  asm.mov(r9, mem(rdi, 8));
-  asm.mov(rbx, rsi);
-  multiply(asm, rbx, side.packed.panelBytes, rax);
-  asm.alu("add", r9, rbx);
-  asm.alu32("xor", r12, r12);
-  asm.alu32("xor", r13, r13);
-  emitDigits(asm, rsi, [...batch, kBlocks, side.panels.count], (digit, i) => {
-    if (i === batch.length + 1) asm.mov(r12, digit);
-    else if (i === batch.length) asm.mov(r13, digit);
+  code.mov(r6, mem(r5, 0));
+  code.mov(r7, mem(r5, 8));
+  code.mov(r3, r4);
+  multiply(code, r3, side.packed.panelBytes, r0);
+  code.alu("add", r7, r3);
+  code.zero(r10);
+  code.zero(r11);
+  emitDigits(code, r4, [...batch, kBlocks, side.panels.count], (digit, i) => {
+    if (i === batch.length + 1) code.mov(r10, digit);
+    else if (i === batch.length) code.mov(r11, digit);
     else {
-      asm.mov(rcx, digit);
-      multiply(asm, rcx, batchBytes[i]!, rax);
-      asm.alu("add", r8, rcx);
+      code.mov(r1, digit);
+      multiply(code, r1, batchBytes[i]!, r0);
+      code.alu("add", r6, r1);
     }
   });
-  emitStart(asm, rdx, r12, side.panels, side.along);
-  asm.alu("add", r8, rdx);
-  asm.movImm(rcx, kBlock);
+  emitStart(code, r2, r10, side.panels, side.along);
+  code.alu("add", r6, r2);
+  code.movImm(r1, kBlock);
   if (kBlocks > 1) {
-    asm.mov(rdx, r13);
-    multiply(asm, rdx, kBlock * side.overK, rax);
-    asm.alu("add", r8, rdx);
-    asm.movImm(rdx, k - (kBlocks - 1) * kBlock);
-    asm.aluImm("cmp", r13, kBlocks - 1);
-    asm.cmov("e", rcx, rdx);
+    code.mov(r2, r11);
+    multiply(code, r2, kBlock * side.overK, r0);
+    code.alu("add", r6, r2);
+    code.movImm(r2, k - (kBlocks - 1) * kBlock);
+    code.aluImm("cmp", r11, kBlocks - 1);
+    code.cmov("e", r1, r2);
   }
-  bySize(asm, side.panels, r12, (size) => emitPack(simd, sidePack(side, size, k, simd.lanes)));
-  asm.ret();
-  simd.finish();
+  bySize(code, side.panels, r10, (size) => emitPack(code, sidePack(side, size, k, code.lanes)));
+  code.ret();
 }
