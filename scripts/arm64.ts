@@ -50,15 +50,13 @@ export async function runArm64(
     const paths = files.map((file) => resolve(file));
     const tests = paths.every((path) => path.endsWith(".test.ts"));
     const text = (value: string) => JSON.stringify(value);
-    const entry = join(work, "entry.ts");
     const standIn = join(root, "test/arm64/vitest.ts");
-    const imports = paths.map((path) => `${text(basename(path))}: () => import(${text(path)})`);
-    writeFileSync(
-      entry,
-      tests
-        ? `import { runTests } from ${text(standIn)};\nawait runTests({ ${imports.join(", ")} });\n`
-        : `await import(${text(paths[0]!)});\n`,
-    );
+    // A program is its own entry: imported by another module it would be left out, since package.json promises that imports have no effects.
+    const entry = tests ? join(work, "entry.ts") : paths[0]!;
+    if (tests) {
+      const imports = paths.map((path) => `${text(basename(path))}: () => import(${text(path)})`);
+      writeFileSync(entry, `import { runTests } from ${text(standIn)};\nawait runTests({ ${imports.join(", ")} });\n`);
+    }
     // Started from source, Node would spend most of the time in tsx.
     await build({
       config: false,

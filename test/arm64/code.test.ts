@@ -23,26 +23,8 @@ function run(emit: (asm: Arm64) => void, content: Uint8Array | ArrayBufferView):
 const floats = (view: DataView, at: number, count: number) =>
   Array.from({ length: count }, (_, i) => view.getFloat32(at + 4 * i, true));
 
-/** Bits of AT_HWCAP, from Linux' asm/hwcap.h. */
-const featureBits = { atomics: 8, fphp: 9, asimdhp: 10, asimddp: 20, asimdfhm: 23 } as const;
-/** Whether the processor has a feature, by its name in /proc/cpuinfo; Apple's have all of these. */
-function has(feature: keyof typeof featureBits): boolean {
-  if (process.platform !== "linux") return true;
-  const hardwareCapabilities = 16; // AT_HWCAP
-  const word = run((asm) => {
-    asm.pair("stp", x29, x30, pre(sp, -32));
-    asm.str(x19, mem(sp, 16));
-    asm.mov(x19, x0);
-    asm.movImm(x0, hardwareCapabilities);
-    asm.movImm(x8, system.symbol("getauxval"));
-    asm.blr(x8);
-    asm.str(x0, mem(x19));
-    asm.ldr(x19, mem(sp, 16));
-    asm.pair("ldp", x29, x30, post(sp, 32));
-    asm.ret();
-  }, new Uint8Array(8));
-  return ((word.getUint32(0, true) >>> featureBits[feature]) & 1) === 1;
-}
+/** Whether the processor has a feature, by its name in /proc/cpuinfo. */
+const has = (feature: string) => system.armProcessor().flags.has(feature);
 
 describe("arm64 code", () => {
   beforeEach(({ skip }) => skip(process.arch !== "arm64", "arm64 code; test/arm64/qemu.test.ts emulates it"));

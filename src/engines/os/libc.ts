@@ -40,6 +40,10 @@ export interface Libc {
   pthreadSetName?(thread: bigint, name: string): number;
   /** Where generated code must be made visible to instruction fetch by hand (macOS on arm64). */
   flushInstructions?(address: Address, bytes: number): void;
+  /** Linux only: an entry of the auxiliary vector, 0 where there is none. */
+  getauxval?(type: number): number;
+  /** macOS only: a value by its name; `size` is the buffer's and becomes the value's. */
+  sysctlbyname?(name: string, value: Uint8Array, size: BigUint64Array, newValue: null, newSize: number): number;
 }
 
 /** C types of arguments and results; `buffer` is the memory of a typed array, `address` any pointer as a number, `string` is copied as UTF-8. */
@@ -145,6 +149,8 @@ export async function loadForeign(
   if (platform === "darwin" && arch === "arm64") {
     libc.flushInstructions = func("sys_icache_invalidate", "void", "uintptr_t", "size_t");
   }
+  if (platform === "linux") libc.getauxval = func("getauxval", "uint64_t", "uint64_t");
+  else libc.sysctlbyname = func("sysctlbyname", "int", "str", "void*", "void*", "void*", "size_t");
 
   const proto = koffi.proto("void", ["uintptr_t"]);
   const errorName = (code: number) => getSystemErrorName(-code);

@@ -4,6 +4,7 @@ import { Socket } from "node:net";
 import { EngineError } from "../../core/errors.ts";
 import { type Address, type Foreign, type Library, loadForeign } from "./libc.ts";
 import { type AllocateOptions, mapMemory, NativeCode, NativeMemory } from "./memory.ts";
+import { armProcessor, type Processor } from "./processor.ts";
 import { type CapturePlace, captureStderr, endRedirection, type Redirection } from "./stderr.ts";
 
 /** A thread that runs native code, to be joined. */
@@ -61,6 +62,11 @@ export class System {
   /** Ends a capture that is still going on at the end of the process. */
   endRedirection(redirection: Redirection): void {
     endRedirection(this.#foreign, redirection);
+  }
+
+  /** The processor as the system describes it, on arm64. */
+  armProcessor(): Processor {
+    return armProcessor(this.#foreign);
   }
 
   /** Makes machine code callable. @throws {EngineError} where the system refuses. */

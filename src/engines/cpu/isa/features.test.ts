@@ -3,10 +3,15 @@
 import { readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { openSystem } from "../../os/index.ts";
-import { chooseIsa, cpuFeatures, decodeFeatures } from "./features.ts";
+import { decodeFeatures } from "./cpuid.ts";
+import { type CpuFeatures, chooseIsa, cpuFeatures, isasOf, supportedArch } from "./features.ts";
 
 const all = ["avx", "avx2", "fma", "f16c", "bmi2", "os_ymm", "avx512f", "avx512bw", "avx512vl", "avx512dq", "os_zmm"];
-const cpu = (flags: readonly string[]) => ({ name: "Test CPU", flags: new Set(flags) });
+const cpu = (flags: readonly string[], arch: CpuFeatures["arch"] = "x64"): CpuFeatures => ({
+  arch,
+  name: "Test CPU",
+  flags: new Set(flags),
+});
 
 describe("cpuFeatures", () => {
   test("agrees with /proc/cpuinfo", async ({ skip }) => {
@@ -32,6 +37,13 @@ describe("cpuFeatures", () => {
   });
 });
 
+test("the processor's features are known on arm64", async ({ skip }) => {
+  skip(process.arch !== "arm64", "arm64 only");
+  const { name, flags } = cpuFeatures(await openSystem());
+  expect(name).not.toBe("");
+  expect(flags).toContain("asimd");
+});
+
 describe("chooseIsa", () => {
   test("takes the best set that processor and system support", () => {
     expect(chooseIsa(cpu(all))).toBe("avx512");
@@ -52,8 +64,21 @@ describe("chooseIsa", () => {
       'ANEKIT_ISA: "avx512" cannot run here: the operating system lacks saving of zmm registers',
     );
     expect(() => chooseIsa(cpu(all), "sse")).toThrow('ANEKIT_ISA: "sse" is none of avx512, avx2');
+    expect(() => chooseIsa(cpu(all), "neon")).toThrow(
+      'ANEKIT_ISA: "neon" is another architecture\'s: x64 has avx512, avx2',
+    );
     expect(() => chooseIsa(cpu(["avx", "avx2", "bmi2", "f16c"]))).toThrow(
       /lacks fma, saving of ymm registers; use engine/,
     );
+  });
+
+  test("knows arm64's", () => {
+    expect(isasOf(cpu(["asimd", "atomics"], "arm64"))).toEqual(["neon"]);
+    expect(chooseIsa(cpu(["asimd"], "arm64"), "neon")).toBe("neon");
+    expect(() => chooseIsa(cpu(["asimd"], "arm64"), "avx2")).toThrow(
+      'ANEKIT_ISA: "avx2" is another architecture\'s: arm64 has neon',
+    );
+    expect(() => chooseIsa(cpu([], "arm64"))).toThrow("cpu engine: this CPU (Test CPU) lacks asimd; use engine");
+    expect(() => supportedArch("riscv64")).toThrow("it generates code for x86-64 and arm64, this is riscv64");
   });
 });

@@ -1,153 +1,81 @@
-// Which instruction sets the processor has and the operating system supports, asked by generated code, and the choice among them.
+// Which instruction sets the processor has and the operating system supports, and the choice among them.
 
 import { ConfigError, UnsupportedError } from "../../../core/errors.ts";
 import type { System } from "../../os/index.ts";
-import { gp, Label, mem, X64 } from "./x64.ts";
+import { askCpuid } from "./cpuid.ts";
 
 /** A set of instructions that kernels are generated for: AVX2 with FMA and F16C; AVX-512 with F, BW, VL, DQ; arm64's vectors of 16 bytes. */
 export type Isa = "avx2" | "avx512" | "neon";
 
 export interface CpuFeatures {
+  readonly arch: "x64" | "arm64";
   /** Brand string. */
   readonly name: string;
   /** Features by their names in /proc/cpuinfo, and "os_ymm", "os_zmm" where the operating system saves those registers. */
   readonly flags: ReadonlySet<string>;
 }
 
-/** Questions to CPUID: leaf and subleaf. */
-const questions = [
-  [0, 0],
-  [0x80000000, 0],
-  [1, 0],
-  [7, 0],
-  [7, 1],
-  [0x80000002, 0],
-  [0x80000003, 0],
-  [0x80000004, 0],
-] as const;
-const answerWords = 4 * questions.length;
-
-/** Feature bits by leaf and register (eax, ebx, ecx, edx are 0 to 3); Intel's manual, volume 2A, CPUID. */
-const featureBits: readonly (readonly [name: string, leaf: number, subleaf: number, register: number, bit: number])[] =
-  [
-    ["fma", 1, 0, 2, 12],
-    ["osxsave", 1, 0, 2, 27],
-    ["avx", 1, 0, 2, 28],
-    ["f16c", 1, 0, 2, 29],
-    ["avx2", 7, 0, 1, 5],
-    ["bmi2", 7, 0, 1, 8],
-    ["avx512f", 7, 0, 1, 16],
-    ["avx512dq", 7, 0, 1, 17],
-    ["avx512bw", 7, 0, 1, 30],
-    ["avx512vl", 7, 0, 1, 31],
-    ["avx512_vnni", 7, 0, 2, 11],
-    ["avx512_fp16", 7, 0, 3, 23],
-    ["amx_bf16", 7, 0, 3, 22],
-    ["amx_tile", 7, 0, 3, 24],
-    ["amx_int8", 7, 0, 3, 25],
-    ["avx512_bf16", 7, 1, 0, 5],
-  ];
-
-/** Parts of XCR0: the operating system saves xmm and ymm; and beside them the mask registers and zmm. */
-const ymmState = 0x06;
-const zmmState = 0xe6;
-
 const avx2Needs = ["avx", "avx2", "fma", "f16c", "bmi2", "os_ymm"];
-/** Sets of instructions, best first, with the features that the generated code uses. */
-const needs: readonly (readonly [Isa, readonly string[]])[] = [
-  ["avx512", [...avx2Needs, "avx512f", "avx512bw", "avx512vl", "avx512dq", "os_zmm"]],
-  ["avx2", avx2Needs],
-];
+/** Sets of instructions, best first, with the features that the generated code cannot do without. */
+const needs = {
+  x64: [
+    ["avx512", [...avx2Needs, "avx512f", "avx512bw", "avx512vl", "avx512dq", "os_zmm"]],
+    ["avx2", avx2Needs],
+  ],
+  arm64: [["neon", ["asimd"]]],
+} as const satisfies Record<CpuFeatures["arch"], readonly (readonly [Isa, readonly string[]])[]>;
 
-/** Stores the answers to `questions`, four words each, then the low word of XCR0 or 0, at the address in rdi. */
-function emitQuestions(): Uint8Array {
-  const { rax, rbx, rcx, rdx, rdi } = gp;
-  const asm = new X64();
-  asm.push(rbx);
-  for (const [index, [leaf, subleaf]] of questions.entries()) {
-    asm.movImm(rax, leaf);
-    asm.movImm(rcx, subleaf);
-    asm.cpuid();
-    for (const [word, register] of [rax, rbx, rcx, rdx].entries()) {
-      asm.mov32(mem(rdi, 16 * index + 4 * word), register);
-    }
-  }
-  // XGETBV is an illegal instruction unless the system turned it on.
-  const end = new Label();
-  asm.mov32(rcx, mem(rdi, 4 * wordOf(1, 0, 2)));
-  asm.shift("shr", rcx, 27);
-  asm.aluImm32("and", rcx, 1);
-  asm.jcc("e", end);
-  asm.movImm(rcx, 0);
-  asm.xgetbv();
-  asm.mov32(mem(rdi, 4 * answerWords), rax);
-  asm.bind(end);
-  asm.pop(rbx);
-  asm.ret();
-  return asm.finish();
-}
+/** Names for people. */
+export const isaNames = { avx512: "AVX-512", avx2: "AVX2", neon: "NEON" } as const satisfies Record<Isa, string>;
 
-function wordOf(leaf: number, subleaf: number, register: number): number {
-  return 4 * questions.findIndex(([l, s]) => l === leaf && s === subleaf) + register;
-}
-
-/** Asks the processor. @throws {UnsupportedError} on another architecture than x86-64. */
+/** Asks the processor, or the system about it. @throws {UnsupportedError} on another architecture than x86-64 and arm64. */
 export function cpuFeatures(system: System): CpuFeatures {
-  if (process.arch !== "x64") {
-    throw new UnsupportedError("cpu engine", `it generates code for x86-64, this is ${process.arch}`, {
-      remedy: 'use engine "sim"',
-    });
-  }
-  using code = system.code(emitQuestions());
-  using answers = system.allocate(4 * (answerWords + 1));
-  system.entry(code.address)(answers.address);
-  const words = new Uint32Array(answers.bytes.slice().buffer);
-  return decodeFeatures(words);
+  const arch = supportedArch();
+  return arch === "x64" ? askCpuid(system) : { arch, ...system.armProcessor() };
 }
 
-/** Reads the words that the generated code stored. */
-export function decodeFeatures(words: Uint32Array): CpuFeatures {
-  const [highest, highestExtended] = [words[wordOf(0, 0, 0)]!, words[wordOf(0x80000000, 0, 0)]!];
-  const xcr0 = words[answerWords]!;
-  const flags = new Set<string>();
-  for (const [name, leaf, subleaf, register, bit] of featureBits) {
-    // A leaf above the highest one answers with another leaf's words; subleaf 0 of leaf 7 tells its highest subleaf.
-    const known = leaf <= highest && (leaf !== 7 || subleaf <= words[wordOf(7, 0, 0)]!);
-    if (known && (words[wordOf(leaf, subleaf, register)]! >>> bit) & 1) flags.add(name);
-  }
-  if ((xcr0 & ymmState) === ymmState) flags.add("os_ymm");
-  if ((xcr0 & zmmState) === zmmState) flags.add("os_zmm");
-  const start = wordOf(0x80000002, 0, 0);
-  const brand = highestExtended >= 0x80000004 ? new Uint8Array(words.slice(start, start + 12).buffer) : [];
-  const name = String.fromCharCode(...brand)
-    .replaceAll("\0", "")
-    .trim();
-  return { name: name === "" ? "unknown x86-64 processor" : name, flags };
+/** This process's architecture. @throws {UnsupportedError} on another one than x86-64 and arm64. */
+export function supportedArch(arch: string = process.arch): CpuFeatures["arch"] {
+  if (arch === "x64" || arch === "arm64") return arch;
+  throw new UnsupportedError("cpu engine", `it generates code for x86-64 and arm64, this is ${arch}`, {
+    remedy: 'use engine "sim"',
+  });
+}
+
+/** Sets of instructions that run here, best first. */
+export function isasOf({ arch, flags }: CpuFeatures): readonly Isa[] {
+  return needs[arch].filter(([, features]) => features.every((feature) => flags.has(feature))).map(([isa]) => isa);
 }
 
 /**
  * The best set of instructions, or `forced` (ANEKIT_ISA, passed by whoever reads the environment).
- * @throws {ConfigError} where the forced one does not exist or this processor lacks a feature of it.
+ * @throws {ConfigError} where the forced one does not exist, is another architecture's, or this processor lacks a feature of it.
  * @throws {UnsupportedError} where the processor has none of them.
  */
-export function chooseIsa({ name, flags }: CpuFeatures, forced?: string): Isa {
-  const lacks = (features: readonly string[]) => features.filter((feature) => !flags.has(feature));
+export function chooseIsa(features: CpuFeatures, forced?: string): Isa {
+  const { arch } = features;
+  const own: readonly (readonly [Isa, readonly string[]])[] = needs[arch];
   if (forced !== undefined && forced !== "") {
-    const entry = needs.find(([isa]) => isa === forced);
+    const entry = own.find(([isa]) => isa === forced);
     if (entry === undefined) {
-      throw new ConfigError("ANEKIT_ISA", `"${forced}" is none of ${needs.map(([isa]) => isa).join(", ")}`);
+      const all = own.map(([isa]) => isa).join(", ");
+      const foreign = Object.hasOwn(isaNames, forced);
+      const wrong = foreign ? `is another architecture's: ${arch} has ${all}` : `is none of ${all}`;
+      throw new ConfigError("ANEKIT_ISA", `"${forced}" ${wrong}`);
     }
-    const missing = lacks(entry[1]);
-    if (missing.length > 0)
-      throw new ConfigError("ANEKIT_ISA", `"${forced}" cannot run here: ${lackText(name, missing)}`);
+    const missing = lacksOf(features, entry[1]);
+    if (missing !== undefined) throw new ConfigError("ANEKIT_ISA", `"${forced}" cannot run here: ${missing}`);
     return entry[0];
   }
-  const best = needs.find(([, features]) => lacks(features).length === 0);
-  if (best !== undefined) return best[0];
-  throw new UnsupportedError("cpu engine", lackText(name, lacks(avx2Needs)), { remedy: 'use engine "sim"' });
+  const [best] = isasOf(features);
+  if (best !== undefined) return best;
+  throw new UnsupportedError("cpu engine", lacksOf(features, own.at(-1)![1])!, { remedy: 'use engine "sim"' });
 }
 
-function lackText(name: string, missing: readonly string[]): string {
+/** What is missing of these features, in words. */
+function lacksOf({ name, flags }: CpuFeatures, wanted: readonly string[]): string | undefined {
+  const missing = wanted.filter((feature) => !flags.has(feature));
+  if (missing.length === 0) return undefined;
   const os = missing.every((feature) => feature.startsWith("os_"));
   const facts = missing.map((feature) => feature.replace(/^os_(.)mm$/, "saving of $1mm registers")).join(", ");
   return os ? `the operating system lacks ${facts}` : `this CPU (${name}) lacks ${facts}`;
