@@ -3,6 +3,8 @@
 import { isFloat } from "../../src/core/dtype.ts";
 import { unpackFloat16 } from "../../src/core/float16.ts";
 import { createCpu } from "../../src/engines/cpu/index.ts";
+import { cpuFeatures, type Isa, isasOf } from "../../src/engines/cpu/isa/features.ts";
+import { openSystem } from "../../src/engines/os/index.ts";
 import {
   AnekitError,
   type CompileOptions,
@@ -15,7 +17,7 @@ import {
 import type { RandomProgram } from "./programs.ts";
 
 export interface CpuOptions {
-  readonly isa?: "avx2" | "avx512";
+  readonly isa?: Isa;
   readonly threads?: number;
   readonly strict?: boolean;
   readonly guard?: boolean;
@@ -31,18 +33,14 @@ export function openCpu({ isa, threads, strict = false, guard = true }: CpuOptio
   });
 }
 
-/** Instruction sets that this processor has. */
-export async function instructionSets(): Promise<("avx2" | "avx512")[]> {
-  const found: ("avx2" | "avx512")[] = [];
-  for (const isa of ["avx2", "avx512"] as const) {
-    try {
-      (await openCpu({ isa, threads: 1 }))[Symbol.dispose]();
-      found.push(isa);
-    } catch (error) {
-      if (!(error instanceof AnekitError)) throw error;
-    }
+/** Instruction sets that the engine runs with here, the best one last. */
+export async function instructionSets(): Promise<readonly Isa[]> {
+  try {
+    return isasOf(cpuFeatures(await openSystem())).toReversed();
+  } catch (error) {
+    if (!(error instanceof AnekitError)) throw error;
+    return [];
   }
-  return found;
 }
 
 type Bits = NDArray<"fp16" | "fp32" | "int32" | "bool", "bits">;

@@ -3,6 +3,7 @@
 
 import { writeSync } from "node:fs";
 import { isFloat } from "../../src/core/dtype.ts";
+import type { Isa } from "../../src/engines/cpu/isa/features.ts";
 import type { Engine, Tensor } from "../../src/index.ts";
 import { randomGraph } from "../fuzz/generate.ts";
 import { difference, instructionSets, numbersOf, openCpu, perturbed, type Row, rowsOf } from "./compare.ts";
@@ -40,7 +41,7 @@ const engines = new Map<string, Engine>();
 const sets = await instructionSets();
 const threadCounts = [1, 2, 3, 8];
 
-async function engine(isa: "avx2" | "avx512", threads: number, strict: boolean): Promise<Engine> {
+async function engine(isa: Isa, threads: number, strict: boolean): Promise<Engine> {
   const key = `${isa} ${threads} ${strict}`;
   let open = engines.get(key);
   if (open === undefined) engines.set(key, (open = await openCpu({ isa, threads, strict })));

@@ -120,7 +120,7 @@ export interface Code {
   neg(dst: Gp): void;
   test(a: Gp, b: Gp): void;
   test32(a: Gp, b: Gp): void;
-  /** value = value / by, unsigned, by any positive number; r2 = the remainder. Changes r0 and r1; value is none of r0, r1, r2. */
+  /** value = value / by, unsigned, by any positive number; r2 = the remainder. Changes r0 and r1; value is neither r1 nor r2. */
   divide(value: Gp, by: number): void;
   cmov(condition: Cond, dst: Gp, src: Gp | Mem): void;
 

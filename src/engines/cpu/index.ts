@@ -19,7 +19,7 @@ import { vectorLengths } from "./code.ts";
 import { dispatchCode } from "./dispatch.ts";
 import { Job, type Outcome, type Step } from "./driver/job.ts";
 import { Team } from "./driver/team.ts";
-import { chooseIsa, cpuFeatures } from "./isa/features.ts";
+import { chooseIsa, cpuFeatures, isaNames, supportedArch } from "./isa/features.ts";
 import { newCode } from "./isa/new-code.ts";
 import type { Isa } from "./kernels/step.ts";
 import type { Place, Storage } from "./memory.ts";
@@ -185,6 +185,7 @@ class CpuExecutable implements Executable {
     const { arenaBytes, constantBytes } = plan;
     const { isa, threads, team } = this.#engine;
     const lanes = vectorLengths[isa] / 4;
+    // x86's counter runs at the nominal clock; arm64's says nothing of it.
     const flopsPerMs = threads * 2 * 2 * lanes * team.ticksPerMicrosecond * 1000;
     const flops = steps.reduce((sum, step) => sum + step.flops, 0);
     return {
@@ -193,7 +194,7 @@ class CpuExecutable implements Executable {
       constantBytes,
       codeBytes: code?.size ?? 0,
       batches: plan.batches.length,
-      floorMs: flops / flopsPerMs,
+      ...(isa === "neon" ? {} : { floorMs: flops / flopsPerMs }),
     };
   }
 
@@ -459,7 +460,7 @@ class CpuEngine implements Engine {
   #disposed = false;
 
   constructor(system: System, isa: Isa, threads: number, { reason, strict, tight }: Settings) {
-    this.reason = `${reason}; ${isa === "avx512" ? "AVX-512" : "AVX2"}, ${threads === 1 ? "1 thread" : `${threads} threads`}`;
+    this.reason = `${reason}; ${isaNames[isa]}, ${threads === 1 ? "1 thread" : `${threads} threads`}`;
     this.system = system;
     this.isa = isa;
     this.threads = threads;
@@ -536,13 +537,9 @@ interface Settings {
 type Variable = "ANEKIT_ISA" | "ANEKIT_THREADS" | "ANEKIT_STRICT" | "ANEKIT_GUARD";
 export type CpuEnvironment = { readonly [K in Variable]?: string | undefined };
 
-/** Opens the engine. @throws {EngineError} that says why native code cannot be generated or run here. */
+/** Opens the engine. @throws {EngineError | UnsupportedError} that says why native code cannot be generated or run here. */
 export async function createCpu(reason: string, environment: CpuEnvironment = {}): Promise<Engine> {
-  if (process.arch !== "x64") {
-    throw new EngineError("cpu", `there is no code generator for ${process.arch}, only for x64`, {
-      remedy: 'use engine "sim"',
-    });
-  }
+  supportedArch(); // where koffi has no binary either, that is not the reason
   const system = await openSystem();
   const isa = chooseIsa(cpuFeatures(system), environment.ANEKIT_ISA);
   const threads = availableCores(environment.ANEKIT_THREADS);

@@ -3,10 +3,10 @@
 
 import { setTimeout } from "node:timers/promises";
 import { availableCores, openSystem, type System } from "../os/index.ts";
-import { entry, gp, mem, vectorLengths } from "./code.ts";
+import { entry, gp, mem } from "./code.ts";
 import { Job, type Step } from "./driver/job.ts";
 import { Team } from "./driver/team.ts";
-import { type CpuFeatures, chooseIsa, cpuFeatures, type Isa } from "./isa/features.ts";
+import { chooseIsa, cpuFeatures, type Isa, isasOf } from "./isa/features.ts";
 import { newCode } from "./isa/new-code.ts";
 import { countDown } from "./kernels/integers.ts";
 
@@ -46,7 +46,7 @@ const { r0, r1, r2 } = gp;
 /** Independent multiply-adds: more of them than are in flight (two units, or four of short vectors, with a latency of 4). */
 function emitMultiplyAdd(isa: Isa, rounds: number): { code: Uint8Array; flops: number } {
   const code = newCode(isa);
-  const accumulators = (3 * code.registers) / 4;
+  const accumulators = Math.floor((3 * code.registers) / 4);
   const zero = accumulators;
   for (let i = 0; i <= zero; i++) code.vzero(i);
   code.movImm(r0, rounds);
@@ -109,17 +109,6 @@ function makeLoop(system: System, code: Uint8Array, units: number, step: Omit<St
   return { job: new Job(system, [{ ...step, kernel: system.code(code).address }]), units, least: Infinity };
 }
 
-/** Sets of instructions that this processor has. */
-function levelsOf(features: CpuFeatures): Isa[] {
-  return (Object.keys(vectorLengths) as Isa[]).filter((level) => {
-    try {
-      return chooseIsa(features, level) === level;
-    } catch {
-      return false;
-    }
-  });
-}
-
 /**
  * Measures; nothing else may run meanwhile, so call it in a process of its own, which keeps the memory until it ends. `quick` only tries the code.
  * @throws {EngineError | UnsupportedError} where no native code can be generated or run.
@@ -139,7 +128,7 @@ export async function measureLimits(
   using team = new Team(system, { threads });
 
   const tasks = 4 * threads; // a thread that was held up leaves its share to the others
-  const peaks = levelsOf(features).map((level) => {
+  const peaks = isasOf(features).map((level) => {
     const { code, flops } = emitMultiplyAdd(level, multiplyAdds);
     return [level, makeLoop(system, code, tasks * flops, { tasks, args: [] })] as const;
   });

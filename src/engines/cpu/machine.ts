@@ -1,4 +1,4 @@
-// What a kernel generator asks of an instruction set: registers, addresses, vector operations, a few integers. x64-machine.ts is one implementation.
+// What a kernel generator asks of an instruction set: registers, addresses, vector operations, a few integers. machines.ts has the implementations.
 
 import type { DType } from "../../core/dtype.ts";
 import type { Operation } from "./expression.ts";
@@ -110,8 +110,8 @@ export interface Machine {
   constant(dst: VectorReg, bits: number): void;
   move(dst: VectorReg, src: VectorReg): void;
   operation(op: Operation | Bound, dst: VectorReg, args: readonly VectorReg[], count: number): void;
-  /** True where the result register must differ from the operands'. */
-  clobbersEarly(op: Operation | Bound): boolean;
+  /** True where the result register must, or should, differ from that of this operand. */
+  clobbersEarly(op: Operation | Bound, operand: number): boolean;
   /** accumulator = kind(accumulator, value), on the tail's lanes only where the extent says so. */
   accumulate(kind: ReduceKind, accumulator: VectorReg, value: VectorReg, type: "f32" | "i32", extent: Extent): void;
   /** All lanes = kind over all lanes. */

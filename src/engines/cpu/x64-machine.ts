@@ -1,15 +1,15 @@
 // The machine of x86-64 with AVX2 or AVX-512. Kernels get rdi = arguments, rsi = task, rdx = scratch and may change every register but rsp and rbp.
 
-import { type DType, dtypeBytes } from "../../core/dtype.ts";
-import { invariant } from "../../core/errors.ts";
+import type { DType } from "../../core/dtype.ts";
+import { CodeMachine } from "./code-machine.ts";
 import type { Operation } from "./expression.ts";
-import type { Isa } from "./isa/features.ts";
-import { gp, Label, type Mem, mem, type VecOpName, type X64 } from "./isa/x64.ts";
-import type { Address, Bound, Extent, Machine, ReduceKind, Reg, Slot, VectorReg } from "./machine.ts";
+import { gp, type Label, mem, type VecOpName } from "./isa/x64.ts";
+import type { X64Code } from "./isa/x64-code.ts";
+import type { Address, Bound, Extent, ReduceKind, Slot, VectorReg } from "./machine.ts";
 
-const { rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15 } = gp;
+const { rax, rcx, rdx, rsp, rbp } = gp;
 
-// rax holds addresses (see `temporary`), rdx what is on its way between general and vector registers.
+// rdx holds what is on its way between general and vector registers.
 
 /** Mask register of a row's tail, and one for use inside an operation. */
 const tailMask = 7;
@@ -39,205 +39,72 @@ const bitwise = {
 const maskWise = { mand: ["vpand", "kandw"], mor: ["vpor", "korw"], mxor: ["vpxor", "kxorw"] } as const;
 const shifts = { ishl: "vpslld", ishr: "vpsrld", isar: "vpsrad" } as const;
 
-export class X64Machine implements Machine {
-  readonly counter = rcx;
-  readonly temporary = rax;
-  readonly pointers = [rbx, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15];
-  readonly lanes: number;
+export class X64Machine extends CodeMachine<X64Code> {
   readonly vectors: readonly VectorReg[];
   readonly masks: readonly VectorReg[];
   readonly tail: "masked" | "single";
-  readonly #asm: X64;
   readonly #wide: boolean;
   readonly #length: 32 | 64;
   /** Registers for use inside an operation. */
   readonly #work: readonly [VectorReg, VectorReg, VectorReg];
-  readonly #constants = new Map<number, Label>();
-  #words = 0;
 
-  constructor(asm: X64, level: Isa) {
-    this.#asm = asm;
-    this.#wide = level === "avx512";
-    this.#length = this.#wide ? 64 : 32;
-    this.lanes = this.#length / 4;
-    const count = this.#wide ? 32 : 16;
+  constructor(code: X64Code) {
+    super(code, 64);
+    this.#wide = code.isa === "avx512";
+    this.#length = code.vectorBytes;
+    const count = code.registers;
     this.vectors = Array.from({ length: count - 3 }, (_, i) => i);
     this.#work = [count - 3, count - 2, count - 1];
     this.masks = this.#wide ? [2, 3, 4, 5, 6] : [];
     this.tail = this.#wide ? "masked" : "single";
   }
 
-  // ------------------------------------------------------------------------------------------------ frame
+  // ------------------------------------------------------------------------------------------------ frame and integers
 
-  #slot(slot: Slot): Mem {
-    return mem(rsp, 8 * slot);
-  }
-  #vectorSlot(slot: number): Mem {
-    return mem(rsp, 64 * Math.ceil((8 * this.#words) / 64) + 64 * slot);
-  }
-
-  begin(words: number, vectors: number): void {
-    this.#words = words;
-    const size = 64 * Math.ceil((8 * words) / 64) + 64 * vectors;
-    invariant(size < 128 * 1024, () => `a kernel's frame of ${size} bytes`);
-    const asm = this.#asm;
+  /** Vector slots do not cross lines of the caches. */
+  protected openFrame(bytes: number): void {
+    const asm = this.code;
     asm.push(rbp);
     asm.mov(rbp, rsp);
-    // A page at a time, so that a guard page below the stack is met.
-    for (let left = size + 64; left > 0; left -= 4096) {
+    for (let left = bytes + 64; left > 0; left -= 4096) {
       asm.aluImm("sub", rsp, Math.min(left, 4096));
       if (left > 4096) asm.alu("or", mem(rsp), rsp);
     }
     asm.aluImm("and", rsp, -64);
-    for (const [slot, register] of [rdi, rsi, rdx].entries()) asm.mov(this.#slot(slot), register);
   }
-
-  end(): void {
-    const asm = this.#asm;
-    asm.mov(rsp, rbp);
-    asm.pop(rbp);
-    asm.ret();
-    asm.align(4);
-    for (const [bits, label] of this.#constants) {
-      asm.bind(label);
-      asm.dword(bits);
+  protected closeFrame(): void {
+    this.code.mov(rsp, rbp);
+    this.code.pop(rbp);
+  }
+  protected placeConstants(constants: ReadonlyMap<number, Label>): void {
+    this.code.align(4);
+    for (const [bits, label] of constants) {
+      this.code.bind(label);
+      this.code.dword(bits);
     }
   }
 
-  // ------------------------------------------------------------------------------------------------ integers
-
-  loadSlot(dst: Reg, slot: Slot): void {
-    this.#asm.mov(dst, this.#slot(slot));
-  }
-  storeSlot(slot: Slot, src: Reg): void {
-    this.#asm.mov(this.#slot(slot), src);
-  }
-  setSlot(slot: Slot, value: number): void {
-    this.#asm.movMemImm(this.#slot(slot), value);
-  }
-  addSlot(slot: Slot, value: number): void {
-    if (value === (value | 0)) this.#asm.aluImm("add", this.#slot(slot), value);
-    else {
-      this.#asm.movImm(rax, value);
-      this.#asm.alu("add", this.#slot(slot), rax);
-    }
-  }
-  loadWord(dst: Reg, base: Reg, index: number): void {
-    this.#asm.mov(dst, mem(base, 8 * index));
-  }
-  set(dst: Reg, value: number): void {
-    if (value === 0) this.#asm.alu32("xor", dst, dst);
-    else this.#asm.movImm(dst, value);
-  }
-  copy(dst: Reg, src: Reg): void {
-    if (dst !== src) this.#asm.mov(dst, src);
-  }
-  add(dst: Reg, src: Reg): void {
-    this.#asm.alu("add", dst, src);
-  }
-  addConstant(dst: Reg, value: number): void {
-    if (value === 0) return;
-    if (value === (value | 0)) this.#asm.aluImm("add", dst, value);
-    else {
-      invariant(dst !== rax, () => "the temporary register cannot take a wide constant");
-      this.#asm.movImm(rax, value);
-      this.#asm.alu("add", dst, rax);
-    }
-  }
-  multiply(dst: Reg, src: Reg, value: number): void {
-    if (value === (value | 0)) this.#asm.imulImm(dst, src, value);
-    else {
-      invariant(dst !== src, () => "multiplying by a wide constant needs another register");
-      this.#asm.movImm(dst, value);
-      this.#asm.imul(dst, src);
-    }
-  }
-  divideSlot(slot: Slot, by: number, quotient: Slot, remainder: Slot): void {
-    const asm = this.#asm;
-    asm.mov(rax, this.#slot(slot));
-    asm.alu32("xor", rdx, rdx);
-    asm.movImm(rcx, by);
-    asm.div(rcx);
-    asm.mov(this.#slot(quotient), rax);
-    asm.mov(this.#slot(remainder), rdx);
-  }
-  restOfBlock(slot: Slot, from: Slot, block: number, extent: number): void {
-    const asm = this.#asm;
-    asm.mov(rax, this.#slot(from));
-    this.multiply(rcx, rax, block);
-    asm.movImm(rax, extent);
-    asm.alu("sub", rax, rcx);
-    asm.movImm(rcx, block);
-    asm.alu("cmp", rax, rcx);
-    asm.cmov("g", rax, rcx);
-    asm.mov(this.#slot(slot), rax);
-  }
-  roundDownSlot(dst: Slot, src: Slot, multiple: number): void {
-    this.#asm.mov(rax, this.#slot(src));
-    this.#asm.aluImm("and", rax, -multiple);
-    this.#asm.mov(this.#slot(dst), rax);
-  }
   setTail(length: Slot): void {
     if (!this.#wide) return;
-    const asm = this.#asm;
-    asm.mov(rcx, this.#slot(length));
+    const asm = this.code;
+    asm.mov(rcx, this.slot(length));
     asm.aluImm("and", rcx, 15);
     asm.movImm(rax, 0xffff);
     asm.bzhi(rax, rax, rcx);
     asm.kmovw(tailMask, rax);
   }
 
-  // ------------------------------------------------------------------------------------------------ control
-
-  label(): Label {
-    return new Label();
-  }
-  bind(label: Label): void {
-    this.#asm.bind(label);
-  }
-  jumpIfCounterBelow(slot: Slot, label: Label): void {
-    this.#asm.alu("cmp", rcx, this.#slot(slot));
-    this.#asm.jcc("b", label);
-  }
-  jumpIfCounterNotBelow(slot: Slot, label: Label): void {
-    this.#asm.alu("cmp", rcx, this.#slot(slot));
-    this.#asm.jcc("ae", label);
-  }
-  jump(label: Label): void {
-    this.#asm.jmp(label);
-  }
-  jumpUnlessAligned({ base }: Address, label: Label): void {
-    this.copy(rax, base);
-    this.#asm.aluImm("and", rax, 63);
-    this.#asm.jcc("ne", label);
-  }
   jumpIfNone(mask: VectorReg, label: Label): void {
-    if (this.#wide) this.#asm.kortestw(mask, mask);
-    else this.#asm.vptest(32, mask, mask);
-    this.#asm.jcc("e", label);
-  }
-  loopSlot(slot: Slot, label: Label): void {
-    this.#asm.aluImm("sub", this.#slot(slot), 1);
-    this.#asm.jcc("ne", label);
+    if (this.#wide) this.code.kortestw(mask, mask);
+    else this.code.vptest(32, mask, mask);
+    this.code.jcc("e", label);
   }
 
   // ------------------------------------------------------------------------------------------------ memory
 
-  #address(dtype: DType, { base, index, offset }: Address): Mem {
-    const size = dtypeBytes[dtype] as 1 | 2 | 4;
-    return mem(base, offset * size, index, size);
-  }
-
-  prefetch(dtype: DType, at: Address, bytes: number, write: boolean): void {
-    const address = this.#address(dtype, at);
-    const disp = (address.disp ?? 0) + bytes;
-    if (disp !== (disp | 0)) return; // a hint, not worth another register
-    this.#asm.prefetch(write ? "w" : "t0", { ...address, disp });
-  }
-
   load(dst: VectorReg, dtype: DType, from: Address, extent: Extent): void {
-    const asm = this.#asm;
-    const address = this.#address(dtype, from);
+    const asm = this.code;
+    const address = this.address(dtype, from);
     const [work, zero] = this.#work;
     if (extent === "tail" && !this.#wide) {
       if (dtype === "fp32" || dtype === "int32") return asm.vmovssLoad(dst, address);
@@ -260,7 +127,7 @@ export class X64Machine implements Machine {
 
   /** dst (a mask) = lanes of an integer vector that are above 0. */
   #nonZero(dst: VectorReg, src: VectorReg): void {
-    const asm = this.#asm;
+    const asm = this.code;
     const zero = this.#work[1];
     if (this.#wide) {
       asm.v("vpxord", 64, zero, zero, zero);
@@ -272,8 +139,8 @@ export class X64Machine implements Machine {
   }
 
   loadAll(dst: VectorReg, dtype: DType, from: Address): void {
-    const asm = this.#asm;
-    const address = this.#address(dtype, from);
+    const asm = this.code;
+    const address = this.address(dtype, from);
     if (dtype === "fp32" || dtype === "int32") return asm.v("vbroadcastss", this.#length, dst, address);
     if (dtype === "fp16") {
       const work = this.#work[0];
@@ -290,8 +157,8 @@ export class X64Machine implements Machine {
   }
 
   store(src: VectorReg, dtype: DType, to: Address, extent: Extent): void {
-    const asm = this.#asm;
-    const address = this.#address(dtype, to);
+    const asm = this.code;
+    const address = this.address(dtype, to);
     if (extent === "tail" && !this.#wide) return this.storeFirst(src, dtype, to);
     const masked = extent === "tail" ? { mask: tailMask } : {};
     if (dtype === "fp32" || dtype === "int32") return asm.store("vmovups", this.#length, address, src, masked);
@@ -312,21 +179,17 @@ export class X64Machine implements Machine {
   }
 
   stream(src: VectorReg, dtype: DType, to: Address): void {
-    const asm = this.#asm;
-    const address = this.#address(dtype, to);
+    const asm = this.code;
+    const address = this.address(dtype, to);
     if (dtype === "bool") return this.store(src, dtype, to, "full");
     if (dtype !== "fp16") return asm.store("vmovntps", this.#length, address, src);
     const work = this.#work[0];
     asm.extract("vcvtps2ph", this.#length, work, src, 0);
     asm.store("vmovntps", this.#wide ? 32 : 16, address, work);
   }
-  fence(): void {
-    this.#asm.sfence();
-  }
-
   storeFirst(src: VectorReg, dtype: DType, to: Address): void {
-    const asm = this.#asm;
-    const address = this.#address(dtype, to);
+    const asm = this.code;
+    const address = this.address(dtype, to);
     const work = this.#work[0];
     if (dtype === "fp32" || dtype === "int32") return asm.vmovssStore(address, src);
     if (dtype === "fp16") {
@@ -346,26 +209,20 @@ export class X64Machine implements Machine {
 
   constant(dst: VectorReg, bits: number): void {
     if (bits === 0) {
-      this.#asm.v(this.#wide ? "vpxord" : "vpxor", this.#length, dst, dst, dst);
+      this.code.v(this.#wide ? "vpxord" : "vpxor", this.#length, dst, dst, dst);
       return;
     }
-    let label = this.#constants.get(bits);
-    if (label === undefined) this.#constants.set(bits, (label = new Label()));
-    this.#asm.v("vbroadcastss", this.#length, dst, { label });
+    this.code.v("vbroadcastss", this.#length, dst, { label: this.constantLabel(bits) });
   }
 
   // ------------------------------------------------------------------------------------------------ operations
-
-  move(dst: VectorReg, src: VectorReg): void {
-    if (dst !== src) this.#asm.v("vmovups", this.#length, dst, src);
-  }
 
   clobbersEarly(op: Operation | Bound): boolean {
     return op === "max" || op === "min";
   }
 
   operation(op: Operation | Bound, dst: VectorReg, args: readonly VectorReg[], count: number): void {
-    const asm = this.#asm;
+    const asm = this.code;
     const length = this.#length;
     const [a, b, c] = args as [VectorReg, VectorReg, VectorReg];
     const simple = plain[op];
@@ -431,7 +288,7 @@ export class X64Machine implements Machine {
   }
 
   #fma(dst: VectorReg, a: VectorReg, b: VectorReg, c: VectorReg): void {
-    const asm = this.#asm;
+    const asm = this.code;
     if (dst === c) asm.v("vfmadd231ps", this.#length, dst, a, b);
     else if (dst === a) asm.v("vfmadd213ps", this.#length, dst, b, c);
     else if (dst === b) asm.v("vfmadd213ps", this.#length, dst, a, c);
@@ -443,7 +300,7 @@ export class X64Machine implements Machine {
 
   /** As Math.max and Math.min: NaN wins, and the zeros are ordered. */
   #extremum(op: "max" | "min", dst: VectorReg, a: VectorReg, b: VectorReg): void {
-    const asm = this.#asm;
+    const asm = this.code;
     if (this.#wide) {
       asm.vi("vrangeps", 64, dst, a, b, op === "max" ? 5 : 4);
       asm.vi("vcmpps", 64, workMask, a, b, predicates.unordered, { toMask: true });
@@ -461,7 +318,7 @@ export class X64Machine implements Machine {
   }
 
   accumulate(kind: ReduceKind, accumulator: VectorReg, value: VectorReg, type: "f32" | "i32", extent: Extent): void {
-    const asm = this.#asm;
+    const asm = this.code;
     const length = this.#length;
     const masked = extent === "tail" && this.#wide ? { mask: tailMask } : {};
     if (type === "i32") {
@@ -483,7 +340,7 @@ export class X64Machine implements Machine {
   }
 
   reduceLanes(kind: ReduceKind, register: VectorReg, type: "f32" | "i32"): void {
-    const asm = this.#asm;
+    const asm = this.code;
     const other = this.#work[2];
     const fold = () => this.accumulate(kind, register, other, type, "full");
     if (this.#wide) {
@@ -502,23 +359,17 @@ export class X64Machine implements Machine {
   }
 
   spread(register: VectorReg): void {
-    this.#asm.v("vbroadcastss", this.#length, register, register);
+    this.code.v("vbroadcastss", this.#length, register, register);
   }
 
-  saveVector(slot: number, src: VectorReg): void {
-    this.#asm.store("vmovups", this.#length, this.#vectorSlot(slot), src);
+  override saveMask(slot: number, src: VectorReg): void {
+    if (!this.#wide) return super.saveMask(slot, src);
+    this.code.kmovwToGp(rax, src);
+    this.code.mov(this.vectorSlot(slot), rax);
   }
-  loadVector(dst: VectorReg, slot: number): void {
-    this.#asm.v("vmovups", this.#length, dst, this.#vectorSlot(slot));
-  }
-  saveMask(slot: number, src: VectorReg): void {
-    if (!this.#wide) return this.saveVector(slot, src);
-    this.#asm.kmovwToGp(rax, src);
-    this.#asm.mov(this.#vectorSlot(slot), rax);
-  }
-  loadMask(dst: VectorReg, slot: number): void {
-    if (!this.#wide) return this.loadVector(dst, slot);
-    this.#asm.mov(rax, this.#vectorSlot(slot));
-    this.#asm.kmovw(dst, rax);
+  override loadMask(dst: VectorReg, slot: number): void {
+    if (!this.#wide) return super.loadMask(dst, slot);
+    this.code.mov(rax, this.vectorSlot(slot));
+    this.code.kmovw(dst, rax);
   }
 }

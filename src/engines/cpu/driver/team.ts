@@ -1,8 +1,9 @@
 // A team of native threads that runs jobs; see driver.ts for what the threads do.
 
 import { availableParallelism } from "node:os";
-import { ConfigError, DisposedError, EngineError, UnsupportedError } from "../../../core/errors.ts";
+import { ConfigError, DisposedError, EngineError } from "../../../core/errors.ts";
 import type { Address, NativeCode, NativeMemory, NativeThread, Pipe, System } from "../../os/index.ts";
+import { cpuFeatures, supportedArch } from "../isa/features.ts";
 import { baseIsa, newCode } from "../isa/new-code.ts";
 import { type DriverCode, emitDriver, futexWaiting, posixWaiting } from "./driver.ts";
 import type { Job, Outcome } from "./job.ts";
@@ -50,16 +51,12 @@ export class Team implements Disposable {
     if (!Number.isInteger(threads) || threads < 1 || threads > maxThreads) {
       throw new ConfigError("cpu engine", `${threads} threads: not a whole number from 1 to ${maxThreads}`);
     }
-    if (baseIsa === undefined) {
-      throw new UnsupportedError("cpu engine", `it generates code for x86-64, this is ${process.arch}`, {
-        remedy: 'use engine "sim"',
-      });
-    }
+    supportedArch();
     const waiting = options.waiting ?? (process.platform === "linux" ? "futex" : "posix");
     let driver = drivers.get(waiting);
     if (driver === undefined) {
       const how = waiting === "futex" ? futexWaiting : posixWaiting((name) => system.symbol(name));
-      driver = emitDriver(newCode(baseIsa), how);
+      driver = emitDriver(newCode(baseIsa!, cpuFeatures(system).flags), how);
       drivers.set(waiting, driver);
     }
     this.#driver = driver;

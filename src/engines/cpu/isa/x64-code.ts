@@ -66,12 +66,12 @@ export class X64Code extends X64 implements Code {
     this.alu32("xor", dst, dst);
   }
   divide(value: Gp, by: number): void {
-    invariant(value !== r0 && value !== r1 && value !== r2, () => "a division in its own registers");
-    this.mov(r0, value);
+    invariant(value !== r1 && value !== r2, () => "a division in its own registers");
+    if (value !== r0) this.mov(r0, value);
     this.zero(r2);
     this.movImm(r1, by);
     this.div(r1);
-    this.mov(value, r0);
+    if (value !== r0) this.mov(value, r0);
   }
   enter(bytes: number): void {
     this.aluImm("sub", sp, bytes);

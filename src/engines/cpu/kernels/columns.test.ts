@@ -1,6 +1,6 @@
 // Column reductions against their meaning: any number of outer and reduced dimensions, strided and broadcast operands, expressions before and after.
 
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { afterAll, describe, expect, test } from "vitest";
 import { extentOf, referenceNest, runNest } from "../../../../test/cpu/nest.ts";
 import { makeRandom } from "../../../../test/plans/eager-engine.ts";
 import type { DType } from "../../../core/dtype.ts";
@@ -8,15 +8,12 @@ import { openSystem } from "../../os/index.ts";
 import { machineOf } from "../machines.ts";
 import { Expressions } from "../math.ts";
 import { emitColumns } from "./columns.ts";
-import { Harness, runs } from "./copy.harness.ts";
+import { Harness, isasOf, runs } from "./copy.harness.ts";
 import type { LoopOperand, NestSpec } from "./nest.ts";
-import type { Isa } from "./step.ts";
 
-let harness: Harness;
-beforeAll(async () => {
-  if (runs) harness = new Harness(await openSystem());
-});
-afterAll(() => harness?.dispose());
+const harness = new Harness(await openSystem());
+const isas = isasOf(harness.system);
+afterAll(() => harness.dispose());
 
 function randomColumns(random: () => number): { spec: NestSpec; reduced: number[] } {
   const int = (low: number, high: number) => low + Math.floor(random() * (high - low + 1));
@@ -64,7 +61,7 @@ function randomColumns(random: () => number): { spec: NestSpec; reduced: number[
   return { spec, reduced };
 }
 
-describe.skipIf(!runs).each(["avx2", "avx512"] as const)("column reductions on %s", (isa: Isa) => {
+describe.skipIf(!runs).each(isas)("column reductions on %s", (isa) => {
   test.each([1, 3])("compute what they mean, %i threads", (threads) => {
     for (let seed = 1; seed <= 60; seed++) {
       const random = makeRandom(5000 * threads + seed);

@@ -3,18 +3,16 @@
 import type { NativeCode, NativeMemory, System } from "../../os/index.ts";
 import { Job, type Outcome } from "../driver/job.ts";
 import { Team } from "../driver/team.ts";
-import { chooseIsa, cpuFeatures } from "../isa/features.ts";
+import { cpuFeatures, isasOf as isasOfFeatures } from "../isa/features.ts";
 import { baseIsa, newCode } from "../isa/new-code.ts";
 import type { Isa, StepPlan } from "./step.ts";
 
 /** Whether kernels run here. */
 export const runs = baseIsa !== undefined && process.platform !== "win32";
 
-/** Instruction sets that this machine has; some, to be skipped, where no kernels run. */
+/** Instruction sets that this machine has, the best one last; some, to be skipped, where no kernels run. */
 export function isasOf(system: System): readonly Isa[] {
-  if (!runs) return ["avx2", "avx512"];
-  const best = chooseIsa(cpuFeatures(system));
-  return best === "avx512" ? ["avx2", "avx512"] : [best];
+  return runs ? isasOfFeatures(cpuFeatures(system)).toReversed() : ["avx2", "avx512"];
 }
 
 /** Native bytes. */

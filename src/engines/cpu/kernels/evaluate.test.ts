@@ -1,27 +1,21 @@
 // Expressions as machine code against the interpreter, bit for bit: every operation, special numbers, more values than registers.
 
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { afterAll, describe, expect, test } from "vitest";
 import { interpret } from "../../../../test/cpu/interpret.ts";
 import { makeRandom } from "../../../../test/plans/eager-engine.ts";
-import { openSystem, type System } from "../../os/index.ts";
+import { openSystem } from "../../os/index.ts";
 import type { Code } from "../code.ts";
 import { floatBits, type Node } from "../expression.ts";
 import { machineOf } from "../machines.ts";
 import { Expressions } from "../math.ts";
-import { Harness, runs } from "./copy.harness.ts";
+import { Harness, isasOf, runs } from "./copy.harness.ts";
 import { emitLoop, loopScratch } from "./loop.ts";
 import { type NestSpec, nestKey, nestTasks } from "./nest.ts";
 import type { Isa } from "./step.ts";
 
-const isas: readonly Isa[] = ["avx2", "avx512"];
-let system: System;
-let harness: Harness;
-beforeAll(async () => {
-  if (!runs) return;
-  system = await openSystem();
-  harness = new Harness(system);
-});
-afterAll(() => harness?.dispose());
+const harness = new Harness(await openSystem());
+const isas = isasOf(harness.system);
+afterAll(() => harness.dispose());
 
 const special = [
   0,

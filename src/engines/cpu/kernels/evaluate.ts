@@ -194,12 +194,12 @@ export function evaluate(machine: Machine, groups: readonly (readonly Root[])[],
     }
     invariant(node.kind === "op", () => `a ${node.kind} cannot be computed`);
     const { op, count } = formOf(node);
-    const early = machine.clobbersEarly(op);
-    if (!early) for (const read of reads) drop(read, at);
-    // Registers of dropped operands may be taken for the result at once.
-    const result = allocate(node, at, early ? keep : new Set(reads));
+    const early = new Set(reads.filter((_, i) => machine.clobbersEarly(op, i)));
+    // Registers of operands that are dropped now may be taken for the result at once.
+    for (const read of reads) if (!early.has(read)) drop(read, at);
+    const result = allocate(node, at, keep);
     machine.operation(op, result, registers, count);
-    if (early) for (const read of reads) drop(read, at);
+    for (const read of early) drop(read, at);
   }
   return slots;
 }

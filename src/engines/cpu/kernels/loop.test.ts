@@ -1,23 +1,21 @@
 // Fused loops against their meaning: rows reduced once and again, values of rows, broadcast and strided memory, tasks that cut rows and columns.
 
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { afterAll, describe, expect, test } from "vitest";
 import { extentOf, referenceNest, runNest } from "../../../../test/cpu/nest.ts";
 import { makeRandom } from "../../../../test/plans/eager-engine.ts";
 import type { DType } from "../../../core/dtype.ts";
 import { openSystem } from "../../os/index.ts";
 import type { Node } from "../expression.ts";
+import { newCode } from "../isa/new-code.ts";
 import { machineOf } from "../machines.ts";
 import { Expressions } from "../math.ts";
-import { Harness, runs } from "./copy.harness.ts";
+import { Harness, isasOf, runs } from "./copy.harness.ts";
 import { emitLoop, loopScratch } from "./loop.ts";
 import type { LoopOperand, NestSpec } from "./nest.ts";
-import type { Isa } from "./step.ts";
 
-let harness: Harness;
-beforeAll(async () => {
-  if (runs) harness = new Harness(await openSystem());
-});
-afterAll(() => harness?.dispose());
+const harness = new Harness(await openSystem());
+const isas = isasOf(harness.system);
+afterAll(() => harness.dispose());
 
 /** A random loop over whole numbers, all sums of which are exact. */
 function randomLoop(random: () => number, vectors: number): NestSpec {
@@ -118,11 +116,11 @@ function randomLoop(random: () => number, vectors: number): NestSpec {
   return { ...given, taskDims: blocked, blocked, block };
 }
 
-describe.skipIf(!runs).each(["avx2", "avx512"] as const)("loops on %s", (isa: Isa) => {
+describe.skipIf(!runs).each(isas)("loops on %s", (isa) => {
   test.each([1, 3])("compute what they mean, %i threads", (threads) => {
     for (let seed = 1; seed <= 80; seed++) {
       const random = makeRandom(1000 * threads + seed);
-      const spec = randomLoop(random, isa === "avx2" ? 13 : 29);
+      const spec = randomLoop(random, machineOf(newCode(isa)).vectors.length);
       const inside = [spec.dims.length - 1];
       const values = spec.operands.map((operand) =>
         Float32Array.from({ length: extentOf(spec.dims, operand) }, () => Math.floor(random() * 7) - 3),
