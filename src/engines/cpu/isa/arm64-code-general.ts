@@ -191,25 +191,38 @@ export class Arm64General {
 
   /** Moves 16 bytes between a vector register and memory; neighbours become pairs. */
   move16(op: Access["op"], register: number, at: Mem, streams = false): void {
+    const { base, index, shift, offset } = this.#parts(at);
+    const alone = this.#access;
+    if (
+      index !== undefined &&
+      offset === 16 &&
+      alone?.place.base === base &&
+      alone.place.index === index &&
+      alone.place.shift === shift
+    ) {
+      // The second one makes the sum of base and index worth a register.
+      this.#access = undefined;
+      this.#access = { ...alone, place: mem(this.#hold(base, index, shift, 0)) };
+    }
     const place = this.address(at, 4);
-    const before = this.#access;
-    const first = before?.place.offset ?? 0;
+    const first = this.#access;
+    const start = first?.place.offset ?? 0;
     const pairs =
-      before?.op === op &&
-      before.streams === streams &&
-      before.place.base === place.base &&
-      before.place.index === undefined &&
+      first?.op === op &&
+      first.streams === streams &&
+      first.place.base === place.base &&
+      first.place.index === undefined &&
       place.index === undefined &&
-      place.offset === first + 16 &&
-      first % 16 === 0 &&
-      first >= -1024 &&
-      first <= 1008 &&
-      (op === "st" || before.register !== register);
+      place.offset === start + 16 &&
+      start % 16 === 0 &&
+      start >= -1024 &&
+      start <= 1008 &&
+      (op === "st" || first.register !== register);
     if (pairs) {
       this.#access = undefined;
-      this.#asm.pairv(streams ? `${op}np` : `${op}p`, "q", before.register, register, before.place);
+      this.#asm.pairv(streams ? `${op}np` : `${op}p`, "q", first.register, register, first.place);
     } else {
-      void this.asm; // writes the one before
+      void this.asm; // writes the first one
       this.#access = { op, register, place, streams };
     }
   }
