@@ -1,10 +1,8 @@
 // What the compiler of one chip and OS build was seen to take: the result of the probe, and how it is kept.
 
-import { createHash } from "node:crypto";
-import { mkdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
 import * as v from "valibot";
 import { type Dialect, nativeForms } from "../../passes/legalize.ts";
+import { readRecord, writeRecord } from "../os/records.ts";
 
 /** What may be relied on. */
 export interface Capabilities {
@@ -50,47 +48,15 @@ export function capabilitiesOf({ syntax, natives, aliasing }: ProbeResult): Capa
   return { dialect: { syntax, natives: natives as Dialect["natives"] }, aliasing };
 }
 
-/** Name and age of a library's file; system libraries have none. */
-export function libraryIdentity(path: string): string {
-  try {
-    const { size, mtimeMs } = statSync(path);
-    return `${path} ${size} ${mtimeMs}`;
-  } catch {
-    return path;
-  }
-}
-
-function cacheFile(folder: string, subject: readonly string[]): string {
-  const key = createHash("sha256").update(subject.join("\n")).digest("hex").slice(0, 16);
-  return join(folder, `ane-probe-${key}.json`);
-}
-
-/** How long a result counts that speaks against the engine: a crash or a hang may have had a passing reason. */
-const failureDays = 1;
+const kind = "ane-probe";
 
 /** The kept result about a subject; undefined where there is none that can be used. */
 export function readProbe(folder: string, subject: readonly string[]): ProbeResult | undefined {
-  try {
-    const found = v.parse(probeSchema, JSON.parse(readFileSync(cacheFile(folder, subject), "utf8")));
-    const isThis = found.subject.join("\n") === subject.join("\n");
-    const isFresh = found.usable || Date.now() - Date.parse(found.at) < failureDays * 86_400_000;
-    return isThis && isFresh ? found : undefined;
-  } catch {
-    return undefined; // absent or damaged: the probe runs again
-  }
+  const parse = (value: unknown) => v.parse(probeSchema, value);
+  return readRecord({ folder, kind, subject, parse, isFailure: ({ usable }) => !usable });
 }
 
 /** Keeps a result; where it cannot be kept, the next start probes again. */
 export function writeProbe(folder: string, result: ProbeResult): void {
-  const file = cacheFile(folder, result.subject);
-  const temporary = `${file}.${process.pid}`;
-  try {
-    mkdirSync(folder, { recursive: true });
-    writeFileSync(temporary, `${JSON.stringify(result, null, 2)}\n`);
-    renameSync(temporary, file);
-  } catch {
-    try {
-      rmSync(temporary, { force: true });
-    } catch {} // where the folder is no folder
-  }
+  writeRecord(folder, kind, result);
 }

@@ -1,7 +1,7 @@
 // Private folders of this process: texts and weights that the compiler, another process, reads; removed at the end, or by the next start where this one was killed.
 
 import { lstatSync, mkdirSync, readdirSync, rmSync } from "node:fs";
-import { homedir, tmpdir } from "node:os";
+import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { EngineError } from "../../core/errors.ts";
 
@@ -64,11 +64,4 @@ export function newFolder(parent: string): string {
       if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error;
     }
   }
-}
-
-/** Where results of probes stay: ANEKIT_CACHE_DIR, else the system's place for caches. */
-export function cacheFolder(environment: Readonly<Record<string, string | undefined>>): string {
-  if (environment.ANEKIT_CACHE_DIR) return environment.ANEKIT_CACHE_DIR;
-  if (process.platform === "darwin") return join(homedir(), "Library", "Caches", "anekit");
-  return join(environment.XDG_CACHE_HOME || join(homedir(), ".cache"), "anekit");
 }

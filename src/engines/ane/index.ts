@@ -1,18 +1,17 @@
 // Opens the Neural Engine: finds Espresso and the chip, asks the compiler what it takes (once for each chip and OS build), and says what was found.
 
-import { execFile } from "node:child_process";
 import { rmSync } from "node:fs";
-import { cpus, release } from "node:os";
-import { promisify } from "node:util";
+import { cpus } from "node:os";
 import { isMainThread } from "node:worker_threads";
 import { type Chip, chipFromBrand, findChip, floorChip } from "../../chips/index.ts";
 import { messageOf, UnsupportedError } from "../../core/errors.ts";
 import type { Engine } from "../engine.ts";
 import { type CapturePlace, newRedirection, openSystem, releaseViewed, type System } from "../os/index.ts";
-import { capabilitiesOf, libraryIdentity, type ProbeResult, readProbe, writeProbe } from "./capabilities.ts";
+import { cacheFolder, describeSystem, libraryIdentity } from "../os/records.ts";
+import { capabilitiesOf, type ProbeResult, readProbe, writeProbe } from "./capabilities.ts";
 import { AneEngine } from "./engine.ts";
 import { countSymbols, Espresso, espressoPath, type SymbolCensus } from "./espresso.ts";
-import { cacheFolder, newFolder, processFolder } from "./folders.ts";
+import { newFolder, processFolder } from "./folders.ts";
 import { pace, parsePace } from "./pace.ts";
 import { probe, probeRevision, type Simulate } from "./probe.ts";
 
@@ -36,17 +35,6 @@ function findThisChip(environment: AneEnvironment): { readonly chip: Chip; reado
   const chip = chipFromBrand(brand);
   if (chip !== undefined) return { chip, how: brand };
   return { chip: floorChip, how: `${brand || "unknown processor"}, taken for the oldest` };
-}
-
-/** Name and build of the operating system. */
-async function describeSystem(): Promise<string> {
-  if (process.platform !== "darwin") return `${process.platform} ${release()}`;
-  const run = async (argument: string) => (await promisify(execFile)("/usr/bin/sw_vers", [argument])).stdout.trim();
-  try {
-    return `macOS ${await run("-productVersion")} (${await run("-buildVersion")})`;
-  } catch {
-    return `Darwin ${release()}`;
-  }
 }
 
 /** What `doctor` shows. */

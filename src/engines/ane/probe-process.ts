@@ -3,6 +3,7 @@
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { messageOf } from "../../core/errors.ts";
+import { answerRequests } from "../os/child.ts";
 import { newRedirection, openSystem } from "../os/index.ts";
 import { BoundStream, buildUnit, type PortBinding, releaseUnit } from "./build.ts";
 import { Espresso } from "./espresso.ts";
@@ -22,8 +23,7 @@ export interface ProbeRequest {
 
 export type ProbeAnswer = { readonly outputs: Readonly<Record<string, Uint8Array>> } | { readonly error: string };
 
-const [, , library, folder, limit] = process.argv as [string, string, string, string, string];
-process.on("disconnect", () => process.exit());
+const [library, folder] = process.argv.slice(3) as [string, string];
 const system = await openSystem();
 const espresso = new Espresso(system, library, { folder, redirection: newRedirection() });
 
@@ -55,15 +55,13 @@ function run({ mil, weights, inputs, outputs, aliases, runs }: ProbeRequest): Pr
   return { outputs: Object.fromEntries(results) };
 }
 
-process.on("message", (request: ProbeRequest) => {
-  let answer: ProbeAnswer;
-  system.endAfter(Number(limit)); // should nobody be left to end it
-  try {
-    answer = run(request);
-  } catch (error) {
-    answer = { error: messageOf(error) };
-  }
-  system.endAfter(0);
-  process.send!(answer);
-});
-process.send!("ready");
+answerRequests(
+  (seconds) => system.endAfter(seconds),
+  (request: ProbeRequest): ProbeAnswer => {
+    try {
+      return run(request);
+    } catch (error) {
+      return { error: messageOf(error) };
+    }
+  },
+);

@@ -1,7 +1,6 @@
 // The capability probe: small known programs, run in another process with a time limit and compared with the simulator, decide whether the Neural
 // Engine is used at all, in which spelling its compiler takes programs, and which of the disputed forms it computes rightly.
 
-import { type ChildProcess, fork } from "node:child_process";
 import { rmSync } from "node:fs";
 import type { Chip } from "../../chips/index.ts";
 import { packFloat16, unpackFloat16 } from "../../core/float16.ts";
@@ -14,7 +13,7 @@ import { ops } from "../../ops/index.ts";
 import { type Dialect, legalize, type NativeForm, nativeForms, nativesOf } from "../../passes/legalize.ts";
 import { applyOp } from "../../passes/rewrite.ts";
 import { constant, input, parameter, type Tensor, where } from "../../tensor.ts";
-import { processArguments } from "../os/entry.ts";
+import { Child } from "../os/child.ts";
 import { bytesOf } from "../report.ts";
 import type { Finding, Outcome, ProbeResult } from "./capabilities.ts";
 import type { ProbeAnswer, ProbeRequest } from "./probe-process.ts";
@@ -123,71 +122,6 @@ const caseLimitMs = 30_000;
 /** Crashes and hangs before the rest is not asked any more. */
 const maxLosses = 2;
 
-/** The child process: started when needed, again after it was lost. */
-class ProbeProcess {
-  readonly #library: string;
-  readonly #folder: string;
-  readonly #limitMs: number;
-  #child: ChildProcess | undefined;
-  readonly #atExit = () => this.stop();
-  losses = 0;
-
-  constructor({ library, folder, limitMs = caseLimitMs }: ProbeSettings) {
-    this.#library = library;
-    this.#folder = folder;
-    this.#limitMs = limitMs;
-    process.once("exit", this.#atExit);
-  }
-
-  /** The next message, or how the child was lost. */
-  #next(child: ChildProcess, send?: ProbeRequest): Promise<unknown> {
-    return new Promise((resolve) => {
-      const done = (result: unknown) => {
-        clearTimeout(timer);
-        child.removeAllListeners();
-        child.on("error", () => {});
-        resolve(result);
-      };
-      const lost = (outcome: Outcome, detail: string) => {
-        this.stop();
-        this.losses++;
-        done({ outcome, detail });
-      };
-      const timer = setTimeout(() => lost("timed out", `after ${this.#limitMs / 1000} s`), this.#limitMs);
-      child.once("message", done);
-      child.once("error", (error) => lost("crashed", error.message));
-      child.once("exit", (code, signal) => lost("crashed", signal === null ? `exit ${code}` : `signal ${signal}`));
-      if (send !== undefined) child.send(send, (error) => error && lost("crashed", error.message));
-    });
-  }
-
-  /** Runs one program. */
-  async run(request: ProbeRequest): Promise<ProbeAnswer | { readonly outcome: Outcome; readonly detail: string }> {
-    if (this.#child === undefined) {
-      const [script, ...rest] = processArguments("engines/ane/probe-process").reverse();
-      this.#child = fork(script!, [this.#library, this.#folder, String(Math.ceil(this.#limitMs / 1000) + 5)], {
-        execArgv: rest.reverse(),
-        serialization: "advanced",
-        stdio: ["ignore", "ignore", "ignore", "ipc"],
-      });
-      const hello = await this.#next(this.#child);
-      if (hello !== "ready") return hello as { outcome: Outcome; detail: string };
-    }
-    return (await this.#next(this.#child, request)) as ProbeAnswer;
-  }
-
-  stop(): void {
-    this.#child?.kill("SIGKILL");
-    this.#child = undefined;
-  }
-
-  /** Stops for good. */
-  close(): void {
-    process.removeListener("exit", this.#atExit);
-    this.stop();
-  }
-}
-
 /** Largest differences from the simulator that count as right: tables of activations are worst, at 0.006 (published). */
 const [absolute, relative] = [0.02, 0.02];
 
@@ -227,7 +161,11 @@ export interface ProbeSettings {
 /** Asks the compiler of this machine. Takes seconds to a minute; never takes this process down. */
 export async function probe(settings: ProbeSettings): Promise<ProbeResult> {
   const { chip, subject, simulate, pauseMs, progress } = settings;
-  const child = new ProbeProcess(settings);
+  const child = new Child<ProbeRequest, ProbeAnswer>({
+    module: "engines/ane/probe-process",
+    args: [settings.library, settings.folder],
+    limitMs: settings.limitMs ?? caseLimitMs,
+  });
   const findings: Finding[] = [];
   const attempt = async (made: Case, dialect: Dialect): Promise<{ outcome: Outcome; detail: string }> => {
     const { plan, program } = planOf(made);
@@ -303,7 +241,7 @@ export async function probe(settings: ProbeSettings): Promise<ProbeResult> {
       aliased = await ask("aliasing", aliasing(), { syntax, natives: none });
     }
   } finally {
-    child.stop();
+    child.close();
     rmSync(settings.folder, { recursive: true, force: true, maxRetries: 3 });
   }
   const [first] = findings;
