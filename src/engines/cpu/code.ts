@@ -75,6 +75,9 @@ export type Storage = "fp32" | "fp16";
 /** Bytes of a float. */
 export const storageBytes = { fp32: 4, fp16: 2 } as const satisfies Record<Storage, number>;
 
+/** An argument of a C function: a constant of type int or float, or a pointer in a register that C functions keep. */
+export type CArgument = { readonly int: number } | { readonly float: number } | { readonly pointer: Gp };
+
 /** The first `count` fp32 lanes of a vector; on machines with mask registers, `mask` is the one that holds them (see `setPart`). */
 export interface Part {
   readonly count: number;
@@ -143,8 +146,8 @@ export interface Code {
    */
   enterFromC(bytes: number): void;
   leaveToC(bytes: number): void;
-  /** Calls a C function at an address. */
-  callC(address: number): void;
+  /** Calls a C function at an address, with `args` or, without any, what the registers hold. Of those it changes r0 to r2, r4 to r9 and vectors. */
+  callC(address: number, args?: readonly CArgument[]): void;
   /** Calls the operating system; r0 = the number. Changes r1 and r9 too. */
   syscall(): void;
   /** Round to nearest even, subnormals as they are, exceptions masked; until `leaveToC`. Changes r0. */

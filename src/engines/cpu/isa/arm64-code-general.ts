@@ -1,9 +1,10 @@
 // The portable instructions (../code.ts) on arm64: integers, control, and memory that threads share. Vectors are in arm64-code.ts.
 
 import { invariant } from "../../../core/errors.ts";
-import { type Arithmetic, type Cond, gp as codeGp, type Gp, type Mem } from "../code.ts";
+import { type Arithmetic, type CArgument, type Cond, gp as codeGp, type Gp, type Mem } from "../code.ts";
 import { Arm64, gp, indexed, mem, type Mem as Place, post, pre, w } from "./arm64.ts";
 import { bitmask } from "./arm64-immediates.ts";
+import { floatBits, placeArguments } from "./c-arguments.ts";
 import { Label } from "./label.ts";
 
 /**
@@ -32,6 +33,9 @@ const placeOf: Gp[] = [];
 for (const name of Object.keys(codeGp) as (keyof typeof codeGp)[]) placeOf[codeGp[name]] = places[name];
 
 const { x0, x8, x13, x14, x15, x16, x17, x30, xzr, sp } = gp;
+
+/** Where C functions take integers and pointers. */
+const argumentRegisters = [gp.x0, gp.x1, gp.x2, gp.x3, gp.x4, gp.x5, gp.x6, gp.x7];
 
 const conditions = {
   e: "eq",
@@ -431,9 +435,26 @@ export class Arm64General {
     keptVectors.forEach((d, i) => void asm.pairv(op, "d", d, d + 1, mem(sp, 16 * (i + kept.length))));
     if (op === "ldp") asm.pair(op, first, first + 1, post(sp, savedBytes));
   }
-  callC(address: number): void {
+  callC(address: number, args: readonly CArgument[] = []): void {
+    const { places, stackBytes } = placeArguments(args, argumentRegisters);
+    this.#add(sp, sp, -stackBytes);
+    this.#held = undefined; // what depends on sp
+    for (const { argument, register, stack } of places) {
+      if ("float" in argument) {
+        this.asm.movImm(w(x17), floatBits(argument.float));
+        this.asm.fmovFromGp("s", register!, w(x17));
+      } else if ("pointer" in argument) {
+        if (register === undefined) this.asm.str(this.#source(argument.pointer), mem(sp, stack));
+        else this.asm.mov(register, this.#source(argument.pointer));
+      } else {
+        this.asm.movImm(register ?? x17, argument.int);
+        // All 8 bytes: the upper 4 belong to the same argument or to nobody.
+        if (register === undefined) this.asm.str(x17, mem(sp, stack));
+      }
+    }
     this.asm.movImm(x17, address);
     this.asm.blr(x17);
+    this.#add(sp, sp, stackBytes);
     this.#result();
   }
   syscall(): void {

@@ -3,20 +3,25 @@
 import { invariant } from "../../../core/errors.ts";
 import {
   at,
+  type CArgument,
   type Code,
   type Gp,
   gp,
   type Length,
   type Mem,
+  mem,
   type Part,
   type Storage,
   type Vec,
   vectorLengths,
 } from "../code.ts";
+import { floatBits, placeArguments } from "./c-arguments.ts";
 import type { Isa } from "./features.ts";
 import { Label, X64, type Mem as X64Mem } from "./x64.ts";
 
-const { r0, r1, r2, r3, sp, r10, r11, r12, r13, r14 } = gp;
+const { r0, r1, r2, r3, r4, r5, r6, r7, sp, r10, r11, r12, r13, r14 } = gp;
+/** Where C functions take integers and pointers: rdi, rsi, rdx, rcx, r8, r9. */
+const argumentRegisters = [r5, r4, r2, r1, r6, r7];
 /** What functions called from C give back as they found it. */
 const saved = [r3, r14, r10, r11, r12, r13];
 
@@ -96,9 +101,26 @@ export class X64Code extends X64 implements Code {
     this.aluImm("add", sp, frame);
     for (const register of saved.toReversed()) this.pop(register);
   }
-  callC(address: number): void {
+  callC(address: number, args?: readonly CArgument[]): void {
+    const { places, stackBytes } = placeArguments(args ?? [], argumentRegisters);
+    if (args !== undefined) {
+      // C wants sp to be a multiple of 16; kernels do not know what it is.
+      this.mov(r0, sp);
+      this.aluImm("sub", sp, stackBytes + 8);
+      this.aluImm("and", sp, -16);
+      this.mov(mem(sp, stackBytes), r0);
+    }
+    for (const { argument, register, stack } of places) {
+      if ("pointer" in argument) this.mov(register ?? mem(sp, stack), argument.pointer);
+      else if ("float" in argument) {
+        this.movImm(r0, floatBits(argument.float));
+        this.vmovdLoad(register!, r0);
+      } else if (register !== undefined) this.movImm(register, argument.int);
+      else this.movMemImm(mem(sp, stack), argument.int);
+    }
     this.movImm(r0, address);
     this.call(r0);
+    if (args !== undefined) this.mov(sp, mem(sp, stackBytes));
   }
   setRounding(): void {
     // 128 bytes below the stack pointer belong to the running function.
