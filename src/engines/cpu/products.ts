@@ -6,7 +6,8 @@ import { type Chain, endsOfRows, type RowEnds } from "./chains.ts";
 import { type ComposedStep, type Product, planChain, planTriangular } from "./compose.ts";
 import { rootOf } from "./fuse.ts";
 import type { GraphArray, SourceOf } from "./graph.ts";
-import { type GemmArgument, type Matrix, planGemm } from "./kernels/gemm.ts";
+import { type GemmArgument, type GemmSpec, type Matrix, planGemm } from "./kernels/gemm.ts";
+import { planSgemm } from "./kernels/sgemm.ts";
 import type { StepPlan } from "./kernels/step.ts";
 import type { Layout } from "./layout.ts";
 import { type Memory, type Place, requireInside, type Storage } from "./memory.ts";
@@ -35,22 +36,17 @@ export class Products {
   /** Adds the steps of a product: packing, unless another product has packed the same, and the product. */
   matmul(array: GraphArray): void {
     const { x, y } = array.source as SourceOf<"matmul">;
-    const { isa, threads } = this.#target;
+    const { isa, threads, sgemm } = this.#target;
     const product = this.#product(array);
-    const { a, b, c, extents, m, n, k } = product;
+    const { a, b, c } = product;
     const ends = this.#endsOf(product);
     if (ends !== undefined) {
       this.#composed("matmul", planTriangular(product, ends, isa, threads), `${nameOf(product)}, lower triangle`);
       return;
     }
-    const matrix = ({ dtype, row, column, batch }: Matrix) => ({ dtype, row, column, batch });
     const aConstant = rootOf(x).source.kind === "constant";
     const bConstant = rootOf(y).source.kind === "constant";
-    const plan = planGemm(
-      { m, n, k, batch: extents, a: matrix(a), b: matrix(b), c: matrix(c), aConstant, bConstant },
-      isa,
-      threads,
-    );
+    const plan = planGemm({ ...specOf(product), aConstant, bConstant }, isa, threads, sgemm);
     const kept = new Set(plan.kept.map(({ temp }) => temp));
     const temps = plan.temps.map((bytes, i) => this.#memory.allocate(kept.has(i) ? "constant" : "arena", bytes));
     const operands = { a: a.place, b: b.place, c: c.place } as const;
@@ -69,7 +65,7 @@ export class Products {
       return known !== undefined;
     };
     for (const step of plan.setup) if (!packedBefore(step)) this.#steps.pack(step, placeOf, isTemp);
-    const what = nameOf(product);
+    const what = `${nameOf(product)}${plan.by === undefined ? "" : `, by ${plan.by}`}`;
     for (const step of plan.steps) {
       const packs = step.flops === 0;
       if (!packs) this.#steps.native("matmul", step, placeOf, (arg) => arg === "c", what);
@@ -87,13 +83,20 @@ export class Products {
     );
   }
 
-  /** Adds one step for the groups of a chain. False, and nothing added, where their memory does not fit together. */
+  /** Adds one step for the groups of a chain. False, and nothing added, where their memory does not fit together, or a library is to compute a product. */
   chain(chain: Chain): boolean {
-    const { isa, threads } = this.#target;
+    const { isa, threads, sgemm } = this.#target;
     const { firsts, loop, second, inner } = chain;
     const { spec, touched, parts } = this.#nests.of(loop);
     const places = touched.map(({ access }) => this.#memory.place(access.root, access.offset));
     const products = firsts.map(({ members }) => this.#product(members[0]!));
+    // A library's product is worth more than a loop that finds it in the cache; attention is not: it leaves out what is masked, and stores no scores.
+    if (
+      sgemm !== undefined &&
+      second === undefined &&
+      products.some((each) => planSgemm(specOf(each), sgemm) !== undefined)
+    )
+      return false;
     const last = second && this.#product(second.members[0]!);
     const rows = endsOfRows(chain, this.#nests.of(loop), products[0]!, this.#ends);
     const operandOf = (root: GraphArray) => touched.findIndex(({ access }) => access.root === root);
@@ -198,6 +201,11 @@ export class Products {
     const matrix = k * rows.columns;
     return skipped % k === 0 && a.batch.every((stride) => stride % matrix === 0) ? rows.ends : undefined;
   }
+}
+
+function specOf({ a, b, c, extents, m, n, k }: Product): GemmSpec {
+  const matrix = ({ dtype, row, column, batch }: Matrix) => ({ dtype, row, column, batch });
+  return { m, n, k, batch: extents, a: matrix(a), b: matrix(b), c: matrix(c) };
 }
 
 function nameOf({ extents, m, n, k }: Product): string {

@@ -2,6 +2,7 @@
 
 import type { Code } from "./code.ts";
 import type { ReferenceCall } from "./graph.ts";
+import type { Sgemm } from "./kernels/sgemm.ts";
 import type { Isa, StepPlan } from "./kernels/step.ts";
 import { ownerOf, type Place } from "./memory.ts";
 
@@ -9,6 +10,8 @@ import { ownerOf, type Place } from "./memory.ts";
 export interface Target {
   readonly isa: Isa;
   readonly threads: number;
+  /** A library's matrix product, where large ones go there. */
+  readonly sgemm?: Sgemm | undefined;
 }
 
 /** A step in native code. */

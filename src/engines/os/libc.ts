@@ -5,6 +5,9 @@ import { EngineError } from "../../core/errors.ts";
 
 type Koffi = typeof import("koffi").default;
 
+/** Libraries that generated code may call into: koffi unloads what JavaScript no longer refers to. */
+const kept = new Set<ReturnType<Koffi["load"]>>();
+
 /** An address in this process; addresses of user space fit 53 bits on every supported machine. */
 export type Address = number;
 
@@ -64,6 +67,8 @@ const koffiTypes: Readonly<Record<CType, string>> = {
 export interface Library {
   /** Undefined where the library has no such symbol. */
   func(name: string, result: CType, types: readonly CType[]): ((...args: unknown[]) => unknown) | undefined;
+  /** Address of a function, for generated code; the library stays loaded. Undefined as above. */
+  address(name: string): Address | undefined;
 }
 
 /** Foreign functions as far as engines use them. */
@@ -168,6 +173,15 @@ export async function loadForeign(
             );
           } catch {
             return undefined; // no such symbol
+          }
+        },
+        address: (name) => {
+          try {
+            const address = Number(loaded.symbol(name));
+            kept.add(loaded);
+            return address;
+          } catch {
+            return undefined;
           }
         },
       };

@@ -15,6 +15,7 @@ import {
   type Side,
 } from "./gemm-kernel.ts";
 import { emitRows, mostRows, type RowKernel, rowScratch, rowTasks } from "./gemm-row.ts";
+import { callFlops, planSgemm, type Sgemm } from "./sgemm.ts";
 import type { Isa, StepPlan } from "./step.ts";
 
 export type { Storage } from "../code.ts";
@@ -64,6 +65,8 @@ export interface GemmPlan {
   readonly flops: number;
   /** Bytes of operands and result, each counted once. */
   readonly bytes: number;
+  /** The library that computes it, where that is not this engine. */
+  readonly by?: string;
 }
 
 /** Shape of tiles for one level. */
@@ -111,12 +114,22 @@ interface OrientedMatrix {
   readonly constant: boolean;
 }
 
-/** Steps that compute a product. Which sums are added in which order depends on the shape and the level only, not on `threads`. */
-export function planGemm(spec: GemmSpec, isa: Isa, threads: number): GemmPlan {
+/**
+ * Steps that compute a product. Which sums are added in which order depends on the shape and the level only, not on `threads`; with `sgemm`, where that is
+ * used, on the library.
+ */
+export function planGemm(spec: GemmSpec, isa: Isa, threads: number, sgemm?: Sgemm): GemmPlan {
   const problem = simplified(spec);
   const { m, n, k } = problem;
   invariant(m > 0 && n > 0 && k > 0, () => `matrix product of ${m} × ${k} and ${k} × ${n}`);
   invariant(problem.c.row === 1 || problem.c.column === 1, () => "a matrix product whose result has no unit stride");
+  const call = sgemm && planSgemm(problem, sgemm);
+  if (call !== undefined) {
+    const flops = call.tasks * callFlops(problem);
+    const bytes = operandBytes(problem);
+    const steps = [{ ...call, bytes, flops }];
+    return { temps: [], kept: [], setup: [], steps, scratchBytes: 0, flops, bytes, by: sgemm!.library };
+  }
   const geometry = geometries[isa];
   const oriented = orientations(problem);
   const costs = oriented.map((o) => cost(problem, o, geometry));
