@@ -10,7 +10,7 @@ const outputs = [
   ...Object.values(packageJson.bin),
 ].map((path) => path.replace(/^(\.\/)?dist\//, "").replace(/\.js$/, ""));
 /** Modules that run in threads and processes of their own; see engines/os/entry.ts. */
-const threads = ["engines/ane/worker", "engines/ane/probe-process"];
+const threads = ["engines/ane/worker", "engines/ane/probe-process", "engines/cpu/accelerate-process"];
 const entries = [...outputs, ...threads].filter((name) => existsSync(`src/${name}.ts`));
 
 export default defineConfig({

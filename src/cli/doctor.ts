@@ -6,7 +6,14 @@ import type { Command } from "commander";
 import { type Chip, chipFromBrand } from "../chips/index.ts";
 import { messageOf } from "../core/errors.ts";
 import { packageVersion } from "../data/package.ts";
-import { type AneState, examineNeuralEngine, listEngines, openEngine } from "../engines/open.ts";
+import {
+  type AccelerateState,
+  type AneState,
+  examineAccelerate,
+  examineNeuralEngine,
+  listEngines,
+  openEngine,
+} from "../engines/open.ts";
 import { nativeForms } from "../passes/legalize.ts";
 import { type CommandContext, jsonOption } from "./command.ts";
 import { fields, formatBytes, formatDuration, note, print, printJson } from "./output.ts";
@@ -28,6 +35,8 @@ export interface Diagnosis {
   readonly chip: { readonly name: string; readonly product: string; readonly family: string } | null;
   /** All that is known of the Neural Engine: library, functions, every finding of the probe and when it was made. */
   readonly neuralEngine: AneState;
+  /** What of the CPU engine's work goes to Apple's Accelerate, with the times that decided it. */
+  readonly accelerate: AccelerateState;
   readonly engines: readonly { readonly name: string; readonly available: boolean; readonly reason: string }[];
   readonly auto: { readonly engine: string | null; readonly reason: string };
   readonly advice: readonly string[];
@@ -41,7 +50,7 @@ interface DoctorFlags {
 export function configure(command: Command, _context: CommandContext): void {
   command
     .description("Shows what this machine has and which engines it can use. Always exits with 0.")
-    .option("--probe", "ask the Neural Engine's compiler again what it takes, whatever was found before")
+    .option("--probe", "ask the Neural Engine's compiler and Accelerate again, whatever was found before")
     .addOption(jsonOption())
     .action(async ({ json, probe: again }: DoctorFlags) => {
       const diagnosis = await diagnose(again ? "fresh" : "once");
@@ -71,6 +80,7 @@ async function examine(mode: "once" | "fresh"): Promise<AneState> {
 /** Looks at everything. */
 export async function diagnose(mode: "once" | "fresh" = "once"): Promise<Diagnosis> {
   const neuralEngine = await examine(mode); // first: choosing an engine would ask in silence
+  const accelerate = await examineAccelerate(mode, (name) => note(`timing Accelerate: ${name} …`));
   const model = await probe(() => cpus()[0]?.model.trim() || null);
   const brand = process.platform === "darwin" ? ((await probe(readBrand)) ?? model) : null;
   const chip = brand === null ? undefined : chipFromBrand(brand);
@@ -91,6 +101,7 @@ export async function diagnose(mode: "once" | "fresh" = "once"): Promise<Diagnos
     },
     chip: chip === undefined ? null : { name: chip.name, product: chip.product, family: chip.family },
     neuralEngine,
+    accelerate,
     engines: await listEngines(),
     auto: await chooseEngine(),
   };
@@ -209,7 +220,28 @@ function describeDialect({ findings, syntax, natives, aliasing }: NonNullable<An
   ];
 }
 
-function describe({ memory, chip, neuralEngine, engines, auto, advice, ...machine }: Diagnosis): string {
+/** Lines on Accelerate; none where there cannot be any. */
+function describeAccelerate({ used, reason, library, probe: found }: AccelerateState): [string, string[]][] {
+  if (library === undefined && process.platform !== "darwin") return [];
+  const times = (found?.measured ?? []).map(({ m, k, n, batch, oursMs, theirsMs }) => {
+    const name = `${batch === 1 ? "" : `${batch} x `}${m}x${k}x${n}`;
+    const rate = (ms: number) => ((2 * m * n * k * batch) / ms / 1e6).toFixed(1).padStart(7);
+    return `${name.padEnd(18)} ${rate(theirsMs)} Gflop/s, the engine itself ${rate(oursMs)}`;
+  });
+  return [
+    [
+      "Accelerate",
+      [
+        `${used ? "takes fp32 matrix products" : "is not used"}: ${firstLine(reason)}`,
+        ...(library === undefined ? [] : [`${library}${process.env.ANEKIT_ACCELERATE ? " (ANEKIT_ACCELERATE)" : ""}`]),
+        ...(found === undefined ? [] : [`probed ${found.at}`]),
+        ...times,
+      ],
+    ],
+  ];
+}
+
+function describe({ memory, chip, neuralEngine, accelerate, engines, auto, advice, ...machine }: Diagnosis): string {
   const bytes = (count: number | null) => (count === null ? "unknown" : formatBytes(count));
   const limit = memory.limitBytes === null ? "" : `, limited to ${bytes(memory.limitBytes)}`;
   return fields([
@@ -220,6 +252,7 @@ function describe({ memory, chip, neuralEngine, engines, auto, advice, ...machin
     ["memory", `${bytes(memory.totalBytes)}${limit}, ${bytes(memory.availableBytes)} available`],
     ["chip", chip === null ? "no Apple chip found" : `${chip.product} (target ${chip.name}, family ${chip.family})`],
     ...describeNeuralEngine(neuralEngine, engines),
+    ...describeAccelerate(accelerate),
     ["engines", engines.map(({ name, available, reason }) => `${name}  ${available ? "yes" : "no "}  ${reason}`)],
     ["auto takes", `${auto.engine ?? "none"}: ${auto.reason}`],
     ...(advice.length > 0 ? [["advice", advice] as const] : []),

@@ -3,6 +3,7 @@
 import { ConfigError, EngineError, messageOf, UnsupportedError } from "../core/errors.ts";
 import type { Fact } from "./ane/facts.ts";
 import type { AneState, ProbeOptions } from "./ane/index.ts";
+import type { AccelerateState } from "./cpu/accelerate.ts";
 import type { Limits } from "./cpu/limits.ts";
 import type { Engine, EngineName } from "./engine.ts";
 import { runProgram } from "./run-program.ts";
@@ -68,6 +69,20 @@ async function openCpu(reason: string): Promise<Engine> {
 async function openSim(reason: string): Promise<Engine> {
   const { createSim } = await import("./sim/index.ts");
   return createSim(reason);
+}
+
+export type { AccelerateState };
+
+/** What of the CPU engine's work goes to Apple's Accelerate; `probe` as above: finds out where that was not done yet, or again. */
+export async function examineAccelerate(
+  probe: "once" | "fresh",
+  progress?: (name: string) => void,
+): Promise<AccelerateState> {
+  const cpu = await import("./cpu/index.ts");
+  return cpu.examineAccelerate(environmentOf(), {
+    fresh: probe === "fresh",
+    ...(progress !== undefined && { progress }),
+  });
 }
 
 export type { Limits };

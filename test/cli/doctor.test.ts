@@ -1,7 +1,8 @@
-// `anekit doctor` about the Neural Engine: where there is none, and through the double of Espresso.
+// `anekit doctor` about the Neural Engine and Accelerate: where there is none, and through their doubles.
 
 import { afterAll, describe, expect, it } from "vitest";
 import { buildDouble, doubleEnvironment, Missing } from "../ane/double/build.ts";
+import { tryAccelerate } from "../cpu/accelerate-double/build.ts";
 import { anekit, lines, type Outcome, temporaryFolder } from "./anekit.ts";
 
 const temporary = temporaryFolder();
@@ -115,5 +116,57 @@ describe.skipIf(library instanceof Missing)("through the double of Espresso", ()
     expect(outcome.stdout).toMatch(/ missing: e5rt_execution_stream_execute_sync, which anekit needs$/m);
     expect(outcome.stdout).toMatch(/ missing: e5rt_async_event_create$/m);
     expect(outcome.stdout).toMatch(/^auto takes +(cpu|sim): /m);
+  });
+});
+
+const accelerate = tryAccelerate();
+
+describe("Accelerate", () => {
+  const env = (setting: string, behaviour = "") => ({
+    ANEKIT_ACCELERATE: setting,
+    ACCELERATE_DOUBLE: behaviour,
+    ANEKIT_CACHE_DIR: temporary.path("accelerate"),
+    ANEKIT_ESPRESSO: "",
+    ANEKIT_ENGINE: "cpu",
+  });
+
+  it.skipIf(process.platform === "darwin")("is not spoken of where there is none", async () => {
+    const [text, json] = await Promise.all([doctor(env("")), doctor(env("off"), "--json")]);
+    expect(text.stdout).not.toContain("Accelerate");
+    expect(parsed(json).accelerate).toEqual({ used: false, reason: "turned off by ANEKIT_ACCELERATE" });
+  });
+
+  it.skipIf(accelerate instanceof Missing)(
+    "is timed once and again when told to, and what was found is shown",
+    { timeout: 60_000 },
+    async () => {
+      const path = accelerate as string;
+      const first = await doctor(env(path, "fast"));
+      expect(first.code).toBe(0);
+      expect(lines(first.stderr)).toContain("timing Accelerate: 1024x1024x1024 …");
+      expect(first.stdout).toMatch(
+        /^Accelerate +takes fp32 matrix products: faster: few rows from \S+ Mflop, batch from /m,
+      );
+      expect(first.stdout).toContain(`${path} (ANEKIT_ACCELERATE)`);
+      expect(first.stdout).toMatch(/ 8 x 256x64x256 +[\d.]+ Gflop\/s, the engine itself +[\d.]+$/m);
+      expect(first.stdout).toMatch(/^auto takes +cpu: .*, large fp32 products by Accelerate$/m);
+
+      const second = await doctor(env(path, "crash"), "--json");
+      expect(second.stderr).toBe("");
+      const state = parsed(second).accelerate;
+      expect(state).toMatchObject({ used: true, library: path, probe: { outcome: "measured", detail: "" } });
+      expect(first.stdout).toContain(`probed ${state.probe.at}`);
+
+      const third = await doctor(env(path, "crash@30"), "--probe");
+      expect(third).toMatchObject({ code: 0 });
+      expect(third.stdout).toMatch(/^Accelerate +is not used: the probe: crashed \(\S+: signal SIGSEGV\)$/m);
+      expect(third.stdout).toMatch(/^auto takes +cpu: .* threads?$/m);
+    },
+  );
+
+  it("a setting that is none is an answer", async () => {
+    const outcome = await doctor(env("on"));
+    expect(outcome.code).toBe(0);
+    expect(outcome.stdout).toMatch(/ANEKIT_ACCELERATE: "on" is neither "off" nor the path of a library/);
   });
 });

@@ -1,7 +1,15 @@
 // The CPU engine: programs compiled to native code.
 
 import { type DType, dtypeBytes, newValues, type ValueArray } from "../../core/dtype.ts";
-import { AbortedError, ConfigError, DisposedError, EngineError, formatAval, invariant } from "../../core/errors.ts";
+import {
+  AbortedError,
+  ConfigError,
+  DisposedError,
+  EngineError,
+  formatAval,
+  invariant,
+  messageOf,
+} from "../../core/errors.ts";
 import { packFloat16, unpackFloat16 } from "../../core/float16.ts";
 import { type Aval, type Shape, sizeOf } from "../../core/shape.ts";
 import type { Program } from "../../ir/program.ts";
@@ -15,12 +23,20 @@ import {
   reclaimViews,
   type System,
 } from "../os/index.ts";
+import {
+  type AccelerateEnvironment,
+  type AccelerateOptions,
+  type AccelerateState,
+  decideAccelerate,
+  type Host,
+} from "./accelerate.ts";
 import { vectorLengths } from "./code.ts";
 import { dispatchCode } from "./dispatch.ts";
 import { Job, type Outcome, type Step } from "./driver/job.ts";
 import { Team } from "./driver/team.ts";
 import { chooseIsa, cpuFeatures, isaNames, supportedArch } from "./isa/features.ts";
 import { newCode } from "./isa/new-code.ts";
+import type { Sgemm } from "./kernels/sgemm.ts";
 import type { Isa } from "./kernels/step.ts";
 import type { Place, Storage } from "./memory.ts";
 import { type Plan, planProgram } from "./plan.ts";
@@ -110,8 +126,8 @@ class CpuExecutable implements Executable {
     this.#engine = engine;
     this.#inPlace = inPlace;
     this.#profile = profile;
-    const { system, isa, threads, strict } = engine;
-    const plan = planProgram(program, { isa, threads, strict, inPlace });
+    const { system, isa, threads, strict, sgemm } = engine;
+    const plan = planProgram(program, { isa, threads, strict, inPlace, sgemm });
     const code = newCode(isa);
     const kernels = new Map<string, number>();
     for (const step of [...plan.setup, ...plan.steps]) {
@@ -183,9 +199,9 @@ class CpuExecutable implements Executable {
       return { name, what: parts, tasks, bytes, flops, ...times };
     });
     const { arenaBytes, constantBytes } = plan;
-    const { isa, threads, team } = this.#engine;
+    const { isa, threads, team, sgemm } = this.#engine;
     const lanes = vectorLengths[isa] / 4;
-    // x86's counter runs at the nominal clock; arm64's says nothing of it.
+    // x86's counter runs at the nominal clock; arm64's says nothing of it. What a library can do at least is not known.
     const flopsPerMs = threads * 2 * 2 * lanes * team.ticksPerMicrosecond * 1000;
     const flops = steps.reduce((sum, step) => sum + step.flops, 0);
     return {
@@ -194,7 +210,7 @@ class CpuExecutable implements Executable {
       constantBytes,
       codeBytes: code?.size ?? 0,
       batches: plan.batches.length,
-      ...(isa === "neon" ? {} : { floorMs: flops / flopsPerMs }),
+      ...(isa === "neon" || sgemm !== undefined ? {} : { floorMs: flops / flopsPerMs }),
     };
   }
 
@@ -449,6 +465,7 @@ class CpuEngine implements Engine {
   readonly isa: Isa;
   readonly threads: number;
   readonly strict: boolean;
+  readonly sgemm: Sgemm | undefined;
   readonly team: Team;
   /** Address of the code that hands a batch's tasks to its steps. */
   readonly dispatch: number;
@@ -459,12 +476,13 @@ class CpuEngine implements Engine {
   readonly #afterRun: (() => void)[] = [];
   #disposed = false;
 
-  constructor(system: System, isa: Isa, threads: number, { reason, strict, tight }: Settings) {
-    this.reason = `${reason}; ${isaNames[isa]}, ${threads === 1 ? "1 thread" : `${threads} threads`}`;
+  constructor(system: System, isa: Isa, threads: number, { reason, strict, tight, sgemm }: Settings) {
+    this.reason = `${reason}; ${isaNames[isa]}, ${threads === 1 ? "1 thread" : `${threads} threads`}${sgemm === undefined ? "" : `, large fp32 products by ${sgemm.library}`}`;
     this.system = system;
     this.isa = isa;
     this.threads = threads;
     this.strict = strict;
+    this.sgemm = sgemm;
     this.#tight = tight;
     this.team = new Team(system, { threads, scratchBytes: 64 * 1024 });
     this.#dispatchCode = system.code(dispatchCode(isa));
@@ -531,22 +549,51 @@ interface Settings {
   readonly strict: boolean;
   /** Puts the end of every port's memory at a guard page. */
   readonly tight: boolean;
+  /** A library's matrix product, where large ones go there. */
+  readonly sgemm: Sgemm | undefined;
 }
 
 /** What the environment may ask for; see docs/engines.md. */
 type Variable = "ANEKIT_ISA" | "ANEKIT_THREADS" | "ANEKIT_STRICT" | "ANEKIT_GUARD";
-export type CpuEnvironment = { readonly [K in Variable]?: string | undefined };
+export type CpuEnvironment = { readonly [K in Variable]?: string | undefined } & AccelerateEnvironment;
+
+type Flag = "ANEKIT_STRICT" | "ANEKIT_GUARD";
+function isSet(environment: CpuEnvironment, name: Flag): boolean {
+  const value = environment[name] ?? "";
+  if (!["", "0", "1"].includes(value)) throw new ConfigError(name, `"${value}" is neither 0 nor 1`);
+  return value === "1";
+}
+
+/** What code is generated for. @throws {EngineError | UnsupportedError} that says why none can be generated or run here. */
+async function findHost(environment: CpuEnvironment): Promise<Host & { readonly system: System }> {
+  supportedArch(); // where koffi has no binary either, that is not the reason
+  const system = await openSystem();
+  const features = cpuFeatures(system);
+  const isa = chooseIsa(features, environment.ANEKIT_ISA);
+  return { system, processor: features.name, isa, threads: availableCores(environment.ANEKIT_THREADS) };
+}
 
 /** Opens the engine. @throws {EngineError | UnsupportedError} that says why native code cannot be generated or run here. */
 export async function createCpu(reason: string, environment: CpuEnvironment = {}): Promise<Engine> {
-  supportedArch(); // where koffi has no binary either, that is not the reason
-  const system = await openSystem();
-  const isa = chooseIsa(cpuFeatures(system), environment.ANEKIT_ISA);
-  const threads = availableCores(environment.ANEKIT_THREADS);
-  const flag = (name: "ANEKIT_STRICT" | "ANEKIT_GUARD") => {
-    const value = environment[name] ?? "";
-    if (!["", "0", "1"].includes(value)) throw new ConfigError(name, `"${value}" is neither 0 nor 1`);
-    return value === "1";
-  };
-  return new CpuEngine(system, isa, threads, { reason, strict: flag("ANEKIT_STRICT"), tight: flag("ANEKIT_GUARD") });
+  const host = await findHost(environment);
+  const { system, isa, threads } = host;
+  const [strict, tight] = [isSet(environment, "ANEKIT_STRICT"), isSet(environment, "ANEKIT_GUARD")];
+  // Strict results are this engine's own.
+  const { sgemm } = strict ? { sgemm: undefined } : await decideAccelerate(system, host, environment);
+  return new CpuEngine(system, isa, threads, { reason, strict, tight, sgemm });
+}
+
+/** What goes to Accelerate here and why, or why nothing does, without opening anything. Never throws. */
+export async function examineAccelerate(
+  environment: CpuEnvironment,
+  options: AccelerateOptions,
+): Promise<AccelerateState> {
+  try {
+    const host = await findHost(environment);
+    const { state } = await decideAccelerate(host.system, host, environment, options);
+    const strict = isSet(environment, "ANEKIT_STRICT");
+    return strict && state.used ? { ...state, used: false, reason: "not with ANEKIT_STRICT=1" } : state;
+  } catch (error) {
+    return { used: false, reason: messageOf(error) };
+  }
 }
