@@ -17,33 +17,30 @@ function channelsFirst(n: Native, x: NativeArray): NativeArray {
   return n.reorder(x, [0, last, ...x.shape.slice(1, -1).map((_, i) => 1 + i)]);
 }
 
-/** Where an axis of an array lies in a longer one. */
-interface Placement {
-  readonly begin: number;
-  readonly stride: number;
-  readonly extent: number;
+/** Windows of x [N, ..., C], which may begin before it and reach beyond it: an array of `fill` with x on top where they do, and the windows in that. */
+function padded(
+  n: Native,
+  x: NativeArray,
+  axes: readonly WindowAxis[],
+  fill: number,
+): { readonly x: NativeArray; readonly axes: readonly WindowAxis[] } {
+  const before = axes.map(({ begin }) => Math.max(0, -begin));
+  const shifted = axes.map((axis, i) => ({ ...axis, begin: axis.begin + before[i]! }));
+  const extents = shifted.map(({ kernel, step, out, stride, begin }, i) =>
+    Math.max(before[i]! + x.shape[1 + i]!, lastOf({ kernel, step, out, stride, begin }) + 1),
+  );
+  if (extents.every((extent, i) => extent === x.shape[1 + i])) return { x, axes };
+  const whole = n.assemble(x.dtype, [x.shape[0]!, ...extents, x.shape.at(-1)!], fill, [
+    { x, begin: [0, ...before, 0] },
+  ]);
+  return { x: whole, axes: shifted };
 }
 
-/** x [N, ..., C] in a larger array of `fill`. */
-function spaced(n: Native, x: NativeArray, axes: readonly Placement[], fill: number): NativeArray {
-  if (axes.every(({ begin, stride, extent }, i) => begin === 0 && stride === 1 && extent === x.shape[1 + i])) return x;
-  const shape = [x.shape[0]!, ...axes.map(({ extent }) => extent), x.shape.at(-1)!];
-  const begin = [0, ...axes.map((axis) => axis.begin), 0];
-  return n.assemble(x.dtype, shape, fill, [{ x, begin, stride: [1, ...axes.map(({ stride }) => stride), 1] }]);
+function forward({ kernel, stride, dilation, padBegin, out }: Window): WindowAxis {
+  return { kernel, step: dilation, out, stride, begin: -padBegin };
 }
 
-/** x [N, ..., C] padded as far as its windows reach. */
-function padded(n: Native, x: NativeArray, windows: readonly Window[], fill: number): NativeArray {
-  const axes = windows.map(({ extent, kernel, stride, dilation, padBegin, out }) => {
-    const reach = (out - 1) * stride + (kernel - 1) * dilation + 1;
-    return { begin: padBegin, stride: 1, extent: Math.max(extent + padBegin, reach) };
-  });
-  return spaced(n, x, axes, fill);
-}
-
-function forward({ kernel, stride, dilation, out }: Window): WindowAxis {
-  return { kernel, step: dilation, out, stride, begin: 0 };
-}
+const range = (from: number, count: number) => Array.from({ length: count }, (_, i) => from + i);
 
 // Winograd's F(4 x 4, 3 x 3) (Lavin and Gray, arXiv 1509.09308): 36 products for 16 results of 9 taps each.
 const inputTransform = [
@@ -74,38 +71,27 @@ const reach = tile + 2;
 /** Positions from which on, by estimate, the products that it saves outweigh reading four times as many weights. */
 const winogradFrom = 128;
 
-/**
- * 3 x 3 windows, one apart, of x [N, H, W, C] with filters [O, C, 3, 3], flipped where windows count down: [N, ...outs, O]. An element that is not
- * finite makes all of its tiles NaN.
- */
+/** 3 x 3 windows, one apart, of x [N, H, W, C] with filters [O, C, 3, 3]: [N, ...outs, O]. An element that is not finite makes all of its tiles NaN. */
 function winograd(
   n: Native,
   x: NativeArray,
   axes: readonly WindowAxis[],
   filters: NativeArray,
-  flipped: boolean,
   dtype: DType,
 ): NativeArray {
   const [batch, channels] = [x.shape[0]!, x.shape.at(-1)!];
   const rows = filters.shape[0]!;
   const counts = axes.map(({ out }) => Math.ceil(out / tile));
-  const first = axes.map(({ begin }) => begin - (flipped ? 2 : 0));
-  // Whole tiles, whose ends may lie beyond x.
-  const extents = counts.map((count, i) => Math.max(x.shape[1 + i]!, first[i]! + (count - 1) * tile + reach));
-  const whole = spaced(
+  // Whole tiles, whose ends may lie beyond what the windows need.
+  const whole = padded(
     n,
     x,
-    extents.map((extent) => ({ begin: 0, stride: 1, extent })),
+    axes.map(({ begin }, i) => ({ kernel: reach, step: 1, out: counts[i]!, stride: tile, begin })),
     0,
   );
-  const tiles = n.windows(
-    whole,
-    1,
-    counts.map((out, i) => ({ kernel: reach, step: 1, out, stride: tile, begin: first[i]! })),
-  ); // [N, TH, TW, 6, 6, C]
+  const tiles = n.windows(whole.x, 1, whole.axes); // [N, TH, TW, 6, 6, C]
   const points = n.separable("fp32", tiles, [3, 4], inputTransform, [3, 4, 0, 1, 2, 5]);
-  const transform = flipped ? filterTransform.map((row) => row.toReversed()) : filterTransform;
-  const weights = n.separable("fp32", n.permute(filters, [2, 3, 1, 0]), [0, 1], transform, [0, 1, 2, 3]);
+  const weights = n.separable("fp32", n.permute(filters, [2, 3, 1, 0]), [0, 1], filterTransform, [0, 1, 2, 3]);
   const total = batch * sizeOf(counts);
   const products = n.matmul(
     "fp32",
@@ -131,72 +117,130 @@ function winograd(
   );
 }
 
-/** Correlates windows of x [N, ..., C] with filters [O, C / groups, ...kernel]: [N, O, ...outs]. */
-function correlate(
-  n: Native,
-  x: NativeArray,
-  axes: readonly WindowAxis[],
-  { filters, groups }: { readonly filters: NativeArray; readonly groups: number },
-  bias: NativeArray | undefined,
-  { dtype, shape }: Aval,
-): NativeArray {
-  const batch = x.shape[0]!;
-  const rows = filters.shape[0]! / groups;
-  const perGroup = filters.shape[1]!;
+/** Bytes of a part of the samples; a quarter of what all parts' sums may have. */
+const partBytes = 1 << 20;
+const mostParts = 16;
+/** Channels that fill few lanes. */
+const fewChannels = 32;
+
+/** Filters [O, C / groups, ...kernel] over windows of x [N, ..., C]. */
+interface Correlation {
+  readonly x: NativeArray;
+  readonly axes: readonly WindowAxis[];
+  readonly filters: NativeArray;
+  readonly groups: number;
+  readonly dtype: DType;
+}
+
+/** [N, ...outs, O], by the form that suits the shape. */
+function correlate(n: Native, { x, axes, filters, groups, dtype }: Correlation): NativeArray {
+  const [batch, d] = [x.shape[0]!, axes.length];
+  const [rows, perGroup] = [filters.shape[0]! / groups, filters.shape[1]!];
   const [kernel, outs] = [axes.map((axis) => axis.kernel), axes.map(({ out }) => out)];
   const [taps, positions] = [sizeOf(kernel), sizeOf(outs)];
-  const range = (from: number, count: number) => Array.from({ length: count }, (_, i) => from + i);
-  const d = axes.length;
-  const windows = n.windows(x, 1, axes); // [N, ...outs, ...kernel, C]
-  const summed: DType = bias === undefined ? dtype : "fp32";
-  let product: NativeArray; // [N, ...outs, O]
-  const flipped = axes.every(({ step }) => step === -1);
-  const fits = axes.every(({ kernel: size, stride, step }) => size === 3 && stride === 1 && (step === 1 || flipped));
-  if (d === 2 && fits && groups === 1 && perGroup % 16 === 0 && rows % 16 === 0 && batch * positions >= winogradFrom) {
-    product = winograd(n, x, axes, filters, flipped, summed);
-  } else if (groups === 1 && positions < taps && batch > 1) {
-    // Few positions and large kernels, the derivative of weights: sums over windows, whose rows are (position, sample).
-    const columns = n.permute(windows, [1 + 2 * d, ...range(1 + d, d), ...range(1, d), 0]);
-    const lines = n.permute(filters, [1, ...range(2, d), 0]);
-    const inner = perGroup * taps;
-    const joined = n.matmul(
-      summed,
-      n.reshape(columns, [inner, positions * batch]),
-      n.reshape(lines, [inner, rows]),
-      true,
-      false,
-    );
-    product = n.permute(n.reshape(joined, [...outs, batch, rows]), [d, ...range(0, d), d + 1]);
-  } else if (perGroup === 1) {
+  const fits = axes.every(({ kernel: size, stride, step }) => size === 3 && stride === 1 && step === 1);
+  if (d === 2 && fits && groups === 1 && perGroup % 16 === 0 && rows % 16 === 0 && batch * positions >= winogradFrom)
+    return winograd(n, x, axes, filters, dtype);
+  if (positions < taps) return correlateLarge(n, { x, axes, filters, groups, dtype });
+  const inside = padded(n, x, axes, 0);
+  const windows = n.windows(inside.x, 1, inside.axes); // [N, ...outs, ...kernel, C]
+  if (perGroup === 1) {
     // Every channel by itself: nothing that a matrix product could share.
     const each = n.reshape(windows, [batch, ...outs, ...kernel, groups, 1]);
     const weight = n.permute(n.reshape(filters, [groups, rows, ...kernel]), [...range(2, d), 0, 1]);
     const terms = n.map("fp32", [each, weight], (v, a, b) => v.mul(a!, b!));
     const sum = n.reduce("sum", terms, range(1 + d, d));
-    product = n.reshape(summed === "fp32" ? sum : n.map(summed, [sum], (_v, lane) => lane!), [
-      batch,
-      ...outs,
-      groups * rows,
-    ]);
-  } else if (groups === 1) {
-    const lines = n.reshape(n.permute(filters, [0, ...range(2, d), 1]), [rows, taps * perGroup]);
-    const columns = n.reshape(windows, [batch * positions, taps * perGroup]);
-    product = n.reshape(n.matmul(summed, columns, lines, false, true), [batch, ...outs, rows]);
-  } else {
-    const split = n.reshape(windows, [batch, ...outs, ...kernel, groups, perGroup]);
-    const columns = n.permute(split, [1 + 2 * d, ...range(0, 1 + 2 * d), 2 + 2 * d]);
-    const lines = n.permute(n.reshape(filters, [groups, rows, perGroup, taps]), [0, 1, 3, 2]);
-    const joined = n.matmul(
-      summed,
-      n.reshape(columns, [groups, batch * positions, taps * perGroup]),
-      n.reshape(lines, [groups, rows, taps * perGroup]),
-      false,
-      true,
-    );
-    product = n.reshape(n.permute(joined, [1, 0, 2]), [batch, ...outs, groups * rows]);
+    return n.reshape(stored(n, sum, dtype), [batch, ...outs, groups * rows]);
   }
-  const sums = bias === undefined ? product : n.map(dtype, [product, bias], (v, a, b) => v.add(a!, b!));
-  return n.reshape(channelsFirst(n, sums), shape);
+  // The product's batch are groups, samples and all axes of positions but the last, whose windows are its rows.
+  const split = n.reshape(windows, [batch, ...outs, ...kernel, groups, perGroup]);
+  const columns = n.permute(split, [1 + 2 * d, ...range(0, 1 + 2 * d), 2 + 2 * d]);
+  // Rows of filters next to one another in memory: [...kernel, C / groups, groups, rows].
+  const order = n.permute(n.reshape(filters, [groups, rows, perGroup, ...kernel]), [...range(3, d), 2, 0, 1]);
+  const lines = taps === 1 ? order : n.dense(order);
+  const weight = n.reshape(n.permute(lines, [1 + d, 2 + d, ...range(0, 1 + d)]), [
+    groups,
+    ...range(0, d).map(() => 1),
+    rows,
+    ...kernel,
+    perGroup,
+  ]);
+  const product = n.contract(dtype, columns, weight, d + 1); // [groups, N, ...outs, rows]
+  if (groups === 1) return n.reshape(product, [batch, ...outs, rows]);
+  return n.reshape(n.permute(product, [...range(1, 1 + d), 0, 2 + d]), [batch, ...outs, groups * rows]);
+}
+
+/**
+ * The same where positions are few and kernels large, as in the derivative of weights, whose samples are channels here: sums over samples and elements of
+ * the kernel, with rows that are channels next to one another.
+ */
+function correlateLarge(n: Native, { x, axes, filters, groups, dtype }: Correlation): NativeArray {
+  const [batch, d] = [x.shape[0]!, axes.length];
+  const [rows, perGroup] = [filters.shape[0]! / groups, filters.shape[1]!];
+  const [kernel, outs] = [axes.map((axis) => axis.kernel), axes.map(({ out }) => out)];
+  // [C / groups, ..., groups N]: what is N here lies innermost in memory.
+  const split = n.reshape(x, [batch, ...x.shape.slice(1, -1), groups, perGroup]);
+  const order = n.permute(split, [2 + d, ...range(1, d), 1 + d, 0]);
+  const whole = n.reshape(order, [perGroup, ...x.shape.slice(1, -1), groups * batch]);
+  const inside = padded(n, whole, axes, 0);
+  const windows = n.reshape(n.windows(inside.x, 1, inside.axes), [perGroup, ...outs, ...kernel, groups, batch]);
+  const lines = n.reshape(filters, [groups, rows, perGroup, ...kernel]);
+  if (batch === 1 && groups > 1) {
+    const each = n.reshape(n.permute(windows, [...range(1, d), 0, ...range(1 + d, d + 2)]), [
+      ...outs,
+      perGroup,
+      ...kernel,
+      groups,
+      1,
+    ]);
+    const weight = n.permute(lines, [2, ...range(3, d), 0, 1]);
+    const terms = n.map("fp32", [each, weight], (v, a, b) => v.mul(a!, b!));
+    const sum = n.reduce("sum", terms, range(d, 1 + d));
+    return n.reshape(stored(n, sum, dtype), [1, ...outs, groups * rows]);
+  }
+  const columns = n.permute(windows, [1 + 2 * d, ...range(1, d), 2 + 2 * d, 0, ...range(1 + d, d)]); // [groups, ...outs, N, C / groups, ...kernel]
+  // Few channels make rows with those of their neighbours, where these are neighbours in memory.
+  const joins = groups === 1 && batch < fewChannels && axes.at(-1)!.stride === 1;
+  const many = joins ? [...outs.slice(0, -1), outs.at(-1)! * batch] : [...outs, batch];
+  // Samples in parts whose arrays stay in cache for all of the kernel's elements, if sums are small beside them.
+  const bytes = 4 * (sizeOf(inside.x.shape) + sizeOf(filters.shape));
+  const most = Math.floor((4 * partBytes) / (4 * groups * rows * batch * sizeOf(outs)));
+  const parts = partsOf(perGroup, Math.min(most, mostParts, Math.ceil(bytes / partBytes)));
+  const samples = [parts, perGroup / parts];
+  const part = (array: NativeArray, before: readonly number[], rest: number) => {
+    const at = before.length;
+    return n.permute(n.reshape(array, [...before, rest, ...samples, ...kernel]), [
+      at + 1,
+      ...range(0, at + 1),
+      ...range(at + 2, 1 + d),
+    ]);
+  };
+  const x2 = part(columns, [groups, ...many.slice(0, -1)], many.at(-1)!);
+  const y2 = part(lines, [groups, ...range(1, many.length - 1).map(() => 1)], rows);
+  const type = parts > 1 ? "fp32" : dtype;
+  const each = joins ? n.contract(type, x2, y2, d + 1) : n.contract(type, y2, x2, d + 1);
+  const product = parts > 1 ? stored(n, n.reduce("sum", each, [0]), dtype) : each;
+  // Stored with channels last, the derivative of all weights is the array of weights with taps first.
+  const result = joins
+    ? n.reshape(product, [groups, ...outs, batch, rows])
+    : n.permute(n.reshape(product, [groups, ...outs, rows, batch]), [...range(0, 1 + d), 2 + d, 1 + d]);
+  return n.reshape(n.permute(result, [1 + d, ...range(1, d), 0, 2 + d]), [batch, ...outs, groups * rows]);
+}
+
+/** In how many parts of one size to sum over samples: about so many as wanted. */
+function partsOf(samples: number, wanted: number): number {
+  return range(1, Math.max(1, wanted)).findLast((parts) => samples % parts === 0)!;
+}
+
+/** Sums in the dtype that they are wanted in. */
+function stored(n: Native, sums: NativeArray, dtype: DType): NativeArray {
+  return dtype === sums.dtype ? sums : n.map(dtype, [sums], (_v, lane) => lane!);
+}
+
+/** Adds a bias [O] to [N, ...outs, O] and puts channels first. */
+function finished(n: Native, sums: NativeArray, bias: NativeArray | undefined, { dtype, shape }: Aval): NativeArray {
+  const all = bias === undefined ? sums : n.map(dtype, [sums, bias], (v, a, b) => v.add(a!, b!));
+  return n.reshape(channelsFirst(n, all), shape);
 }
 
 interface ConvOperands {
@@ -213,14 +257,48 @@ export function convNative(
   groups: number,
   result: Aval,
 ): NativeArray {
-  const inner = padded(n, channelsLast(n, x), windows, 0);
-  return correlate(n, inner, windows.map(forward), { filters: weight, groups }, bias, result);
+  const dtype = bias === undefined ? result.dtype : "fp32";
+  const sums = correlate(n, { x: channelsLast(n, x), axes: windows.map(forward), filters: weight, groups, dtype });
+  return finished(n, sums, bias, result);
+}
+
+/** Elements of a result that are `every` apart from `first` on, and what they are made of: windows of x and taps of the kernel. */
+interface Phase {
+  readonly first: number;
+  readonly window: WindowAxis;
+  readonly taps: WindowAxis;
 }
 
 /**
- * Transposed convolution of x [N, C, ...] with weight [C, O / groups, ...], where `windows` are those of the convolution that it transposes: x with
- * zeros between its elements, correlated with the kernel in reverse.
+ * Element i of a transposed convolution is the sum of x[o] w[k] over all o stride + k dilation - padBegin = i. For i of one remainder by the stride
+ * these are windows of x with some of the kernel's taps, in reverse; remainders that no tap reaches are left out.
  */
+function phasesOf({ extent, kernel, stride, dilation, padBegin }: Window): Phase[] {
+  const phases: Phase[] = [];
+  let common = stride;
+  for (let rest = dilation % stride; rest !== 0; ) [common, rest] = [rest, common % rest];
+  const [every, step] = [stride / common, dilation / common];
+  for (let first = 0; first < Math.min(stride, extent); first++) {
+    const tap = range(0, Math.min(every, kernel)).find((k) => (first + padBegin - k * dilation) % stride === 0);
+    if (tap === undefined) continue;
+    const count = Math.ceil((kernel - tap) / every);
+    const last = (first + padBegin - tap * dilation) / stride; // the element of x that the first of these taps is multiplied with
+    phases.push({
+      first,
+      window: {
+        kernel: count,
+        step,
+        out: Math.ceil((extent - first) / stride),
+        stride: 1,
+        begin: last - (count - 1) * step,
+      },
+      taps: { kernel: count, step: -every, out: 1, stride: 1, begin: tap + (count - 1) * every },
+    });
+  }
+  return phases;
+}
+
+/** Transposed convolution of x [N, C, ...] with weight [C, O / groups, ...], where `windows` are those of the convolution that it transposes. */
 export function convTransposeNative(
   n: Native,
   { x, weight, bias }: ConvOperands,
@@ -229,24 +307,54 @@ export function convTransposeNative(
   result: Aval,
 ): NativeArray {
   const [channels, perGroup, ...kernel] = weight.shape as [number, number, ...number[]];
-  const placed = windows.map(({ extent, kernel: size, stride, dilation, padBegin, out }) => {
-    const begin = Math.max(0, (size - 1) * dilation - padBegin);
-    const reach = Math.max(begin + (out - 1) * stride, begin + padBegin + extent - 1) + 1;
-    return { begin, stride, extent: reach };
-  });
-  const axes = windows.map(
-    ({ extent, kernel: size, dilation, padBegin }, i): WindowAxis => ({
-      kernel: size,
-      step: -dilation,
-      out: extent,
-      stride: 1,
-      begin: placed[i]!.begin + padBegin,
-    }),
-  );
   const split = n.reshape(weight, [groups, channels / groups, perGroup, ...kernel]);
   const exchanged = n.permute(split, [0, 2, 1, ...kernel.map((_, i) => 3 + i)]);
   const filters = n.reshape(exchanged, [groups * perGroup, channels / groups, ...kernel]);
-  return correlate(n, spaced(n, channelsLast(n, x), placed, 0), axes, { filters, groups }, bias, result);
+  const dtype = bias === undefined ? result.dtype : "fp32";
+  // One combination of remainders at a time, all in the same padded array.
+  const phases = windows.map(phasesOf);
+  const reached = phases.map((list, i): WindowAxis => {
+    const [low, high] = [list.map(({ window }) => window.begin), list.map(({ window }) => lastOf(window))];
+    const begin = Math.min(0, ...low);
+    return { kernel: Math.max(x.shape[2 + i]! - 1, ...high) - begin + 1, step: 1, out: 1, stride: 1, begin };
+  });
+  const whole = padded(n, channelsLast(n, x), reached, 0);
+  const combined = phases.reduce<Phase[][]>(
+    (all, list) => all.flatMap((some) => list.map((each) => [...some, each])),
+    [[]],
+  );
+  const pieces = combined.map((phase) => {
+    const some = n.windows(
+      filters,
+      2,
+      phase.map(({ taps }) => taps),
+    );
+    const axes = phase.map(({ window }, i) => ({
+      ...window,
+      begin: window.begin + whole.axes[i]!.begin - reached[i]!.begin,
+    }));
+    return {
+      x: correlate(n, {
+        x: whole.x,
+        axes,
+        filters: n.reshape(some, [...filters.shape.slice(0, 2), ...phase.map(({ taps }) => taps.kernel)]),
+        groups,
+        dtype,
+      }),
+      begin: [0, ...phase.map(({ first }) => first), 0],
+      stride: [1, ...windows.map(({ stride }) => stride), 1],
+    };
+  });
+  const complete = phases.every((list, i) => list.length === Math.min(windows[i]!.stride, windows[i]!.extent));
+  const single = pieces.length === 1 && windows.every(({ stride }) => stride === 1);
+  const shape = [x.shape[0]!, ...windows.map(({ extent }) => extent), groups * perGroup];
+  const sums = single ? pieces[0]!.x : n.assemble(dtype, shape, complete ? undefined : 0, pieces);
+  return finished(n, sums, bias, result);
+}
+
+/** The last element that windows touch. */
+function lastOf({ kernel, step, out, stride, begin }: WindowAxis): number {
+  return begin + (out - 1) * stride + (kernel - 1) * step;
 }
 
 /** One number of each window of x [N, C, ...] padded with `fill`, fp32 [N, C, ...outs]. */
@@ -258,7 +366,8 @@ function pooled(
   fill: number,
   shape: Shape,
 ): NativeArray {
-  const all = n.windows(padded(n, channelsLast(n, x), windows, fill), 1, windows.map(forward));
+  const inside = padded(n, channelsLast(n, x), windows.map(forward), fill);
+  const all = n.windows(inside.x, 1, inside.axes);
   const each = n.reduce(
     kind,
     all,

@@ -44,6 +44,8 @@ export interface Native<A extends NativeArray = NativeArray> {
   permute(x: A, perm: readonly number[]): A;
   /** The same, where what is computed from the result should go by the order of x's axes, which is that of memory. */
   reorder(x: A, perm: readonly number[]): A;
+  /** x in memory of its own, by rows, unless it lies so. */
+  dense(x: A): A;
   slice(x: A, begin: readonly number[], size: readonly number[], stride: readonly number[]): A;
   broadcast(x: A, shape: Shape): A;
   /** All windows over the axes of x [...B, ...extents, ...D] from `first` on, as [...B, ...outs, ...kernels, ...D]; they lie inside x. */
@@ -52,6 +54,8 @@ export interface Native<A extends NativeArray = NativeArray> {
   assemble(dtype: DType, shape: Shape, fill: number | undefined, pieces: readonly Piece<A>[]): A;
   /** x [...B, M, K] y [...B, K, N], either transposed. */
   matmul(dtype: DType, x: A, y: A, transposeX: boolean, transposeY: boolean): A;
+  /** x [...B, M, ...K] y [...B, N, ...K], summed over the last `inner` axes of both: [...B, M, N]. */
+  contract(dtype: DType, x: A, y: A, inner: number): A;
   /**
    * A small matrix along two axes of x: element (I, J) of the result is the sum over (i, j) of matrix[I][i] matrix[J][j] x(i, j), in fp32. The result
    * has its axes in the order `perm`, and the last axis of both is x's last.

@@ -60,7 +60,7 @@ export function findChains({ fused, layout, nests, outputs, readers }: FusedGrap
       (readers.get(array) ?? []).filter((group) => !groups.includes(group));
     const products = touched.filter(({ access: { root, offset }, strides, index }) => {
       const group = fused.groupOf.get(root);
-      if (stored.has(index) || root.source.kind !== "matmul" || group === undefined || taken.has(group)) return false;
+      if (stored.has(index) || !isMatrixProduct(root) || group === undefined || taken.has(group)) return false;
       const [rows, columns] = root.shape.slice(-2) as [number, number];
       const elementwise = offset === 0 && strides.every((stride, axis) => stride === whole[axis]);
       const once = touched.filter(({ access }) => access.root === root).length === 1;
@@ -113,11 +113,16 @@ export function findChains({ fused, layout, nests, outputs, readers }: FusedGrap
   return chains;
 }
 
+/** True for products that sum over one dimension. */
+function isMatrixProduct({ source }: GraphArray): boolean {
+  return source.kind === "matmul" && source.inner === 1;
+}
+
 /** True for a product whose left operand is the array, as it is. */
 function multipliesRows(group: Group, array: GraphArray): boolean {
   const [member] = group.members as [GraphArray];
   const { source } = member;
-  if (source.kind !== "matmul" || source.transposeX) return false;
+  if (source.kind !== "matmul" || source.inner > 1 || source.transposeX) return false;
   let x = source.x;
   while (x.source.kind === "view" && x.source.view.kind === "reshape") x = x.source.of;
   return x === array && source.x.shape.at(-1) === array.shape.at(-1);

@@ -13,7 +13,7 @@ import {
   type Phase,
   type PhaseArgument,
 } from "./kernels/chain.ts";
-import { type GemmPlan, type GemmSpec, type Storage as MatrixType, planGemm } from "./kernels/gemm.ts";
+import { type GemmPlan, type GemmSpec, type Storage as MatrixType, planGemm, type Sum } from "./kernels/gemm.ts";
 import { emitLoop, loopScratch } from "./kernels/loop.ts";
 import { type NestSpec, nestKey } from "./kernels/nest.ts";
 import type { Isa, StepPlan } from "./kernels/step.ts";
@@ -40,6 +40,8 @@ export interface Product {
   readonly m: number;
   readonly n: number;
   readonly k: number;
+  /** Further dimensions that are summed over, outermost first, with the operands' strides. */
+  readonly sums: readonly Sum[];
 }
 
 /** A step and its arguments. */

@@ -17,6 +17,7 @@ export type ViewKind =
   | { readonly kind: "permute"; readonly perm: readonly number[] }
   | { readonly kind: "slice"; readonly begin: readonly number[]; readonly stride: readonly number[] }
   | { readonly kind: "broadcast" }
+  | { readonly kind: "dense" }
   | { readonly kind: "windows"; readonly first: number; readonly axes: readonly WindowAxis[] };
 
 /** Where an array comes from. Expressions of maps are made when they are wanted, in the builder of the group that computes them. */
@@ -35,6 +36,8 @@ export type Source =
       readonly y: GraphArray;
       readonly transposeX: boolean;
       readonly transposeY: boolean;
+      /** Axes that are summed over, the last ones; of more than one, x is not transposed and y is. */
+      readonly inner: number;
     }
   | {
       readonly kind: "separable";
@@ -100,6 +103,13 @@ export class GraphArray implements NativeArray {
   }
 }
 
+/** True for an array that is put together from parts that do not overlap: pieces, and at most what is around a single one. */
+export function isOfParts({ source }: GraphArray): boolean {
+  if (source.kind !== "assemble") return false;
+  const { fill, pieces } = source;
+  return fill === undefined || (pieces.length === 1 && pieces[0]!.stride.every((stride) => stride === 1));
+}
+
 /** Arrays that one reads directly. */
 export function operandsOf({ source }: GraphArray): readonly GraphArray[] {
   switch (source.kind) {
@@ -162,6 +172,8 @@ class Builder implements Native<GraphArray> {
   readonly #strict: boolean;
   /** Views that only show another order of axes than that in which is computed. */
   readonly #reordered = new WeakMap<GraphArray, { readonly of: GraphArray; readonly perm: readonly number[] }>();
+  /** Arrays that were put together, by what they consist of. */
+  readonly #assembled = new Map<string, GraphArray>();
   /** The operator that is being lowered, for reports, and its number in the program, for errors at run time. */
   #operator = "";
   #instruction = 0;
@@ -216,6 +228,12 @@ class Builder implements Native<GraphArray> {
   /** An array of its own, in row-major order of its axes. */
   copy(x: GraphArray): GraphArray {
     return this.make(x.dtype, x.shape, { kind: "map", operands: [x], f: (_v, lanes) => lanes[0]! });
+  }
+
+  dense(x: GraphArray): GraphArray {
+    const access = accessOf(x, contiguousOf);
+    if (access !== undefined && isContiguous(x.shape, access.strides)) return x;
+    return this.#view(x, x.shape, { kind: "dense" });
   }
 
   reduce(fold: ReduceKind, x: GraphArray, axes: readonly number[]): GraphArray {
@@ -324,14 +342,32 @@ class Builder implements Native<GraphArray> {
       }));
       return this.reorder(this.assemble(dtype, inner(shape), fill, moved), home.perm);
     }
-    return this.make(dtype, shape, { kind: "assemble", fill, pieces: full });
+    // What several read of one array, as a convolution and its derivative do with the same padding, is put together once.
+    const parts = full.map(({ x, begin, stride }) => {
+      const access = accessOf(x, contiguousOf);
+      return [access?.root.id ?? `view ${x.id}`, access?.offset, access?.strides, x.shape, begin, stride];
+    });
+    const key = JSON.stringify([dtype, shape, String(fill), parts]);
+    let made = this.#assembled.get(key);
+    if (made === undefined) {
+      made = this.make(dtype, shape, { kind: "assemble", fill, pieces: full });
+      this.#assembled.set(key, made);
+    }
+    return made;
   }
 
   matmul(dtype: DType, x: GraphArray, y: GraphArray, transposeX: boolean, transposeY: boolean): GraphArray {
     const m = x.shape.at(transposeX ? -1 : -2)!;
     const n = y.shape.at(transposeY ? -2 : -1)!;
     const batch = broadcastShapes(x.shape.slice(0, -2), y.shape.slice(0, -2))!;
-    return this.make(dtype, [...batch, m, n], { kind: "matmul", x, y, transposeX, transposeY });
+    return this.make(dtype, [...batch, m, n], { kind: "matmul", x, y, transposeX, transposeY, inner: 1 });
+  }
+
+  contract(dtype: DType, x: GraphArray, y: GraphArray, inner: number): GraphArray {
+    const [m, n] = [x.shape.at(-1 - inner)!, y.shape.at(-1 - inner)!];
+    const batch = broadcastShapes(x.shape.slice(0, -1 - inner), y.shape.slice(0, -1 - inner))!;
+    const source = { kind: "matmul", x, y, transposeX: false, transposeY: true, inner } as const;
+    return this.make(dtype, [...batch, m, n], source);
   }
 
   separable(
@@ -665,6 +701,8 @@ export function accessOf(array: GraphArray, layout: (root: GraphArray) => readon
         ],
       };
     }
+    case "dense":
+      return isContiguous(array.shape, strides) ? inner : undefined;
     case "broadcast": {
       const pad = array.shape.length - of.shape.length;
       return {
@@ -676,6 +714,12 @@ export function accessOf(array: GraphArray, layout: (root: GraphArray) => readon
       };
     }
   }
+}
+
+/** True for strides of elements in row-major order. */
+function isContiguous(shape: Shape, strides: readonly number[]): boolean {
+  const whole = contiguous(shape);
+  return shape.every((extent, axis) => extent === 1 || strides[axis] === whole[axis]);
 }
 
 /** Row-major strides. */

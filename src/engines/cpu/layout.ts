@@ -4,7 +4,7 @@ import { newValues } from "../../core/dtype.ts";
 import { invariant } from "../../core/errors.ts";
 import { offsetsOf } from "../../ops/kernels/loops.ts";
 import { rootOf } from "./fuse.ts";
-import { type Access, accessOf, contiguous, type Graph, GraphArray, operandsOf, type Source } from "./graph.ts";
+import { type Access, accessOf, contiguous, type Graph, GraphArray, isOfParts, type Source } from "./graph.ts";
 
 /** Where a root's elements are stored: in its own memory, or as part of another root's. */
 export interface Location {
@@ -22,7 +22,8 @@ export class Layout {
   >();
 
   /** Strides of a root as views of it see them. */
-  readonly stridesOf = (root: GraphArray): readonly number[] => this.#strides.get(root) ?? contiguous(root.shape);
+  readonly stridesOf = (root: GraphArray): readonly number[] =>
+    this.#hosts.get(root)?.strides ?? this.#strides.get(root) ?? contiguous(root.shape);
 
   /** Where an array's elements are, once what needs a copy has been copied. */
   access(array: GraphArray): Access {
@@ -48,6 +49,9 @@ export class Layout {
     return this.#hosts.has(root);
   }
 }
+
+/** Kinds whose results may be stored as a part of another array. */
+const hostable = new Set(["map", "matmul", "separable"]);
 
 /** Kinds whose results may be stored in any order. */
 const anyOrder = new Set(["map", "matmul"]);
@@ -113,31 +117,34 @@ function copyOf(of: GraphArray, { root, offset, strides }: Access): Source {
   return { kind: "constant", data };
 }
 
-/** Arrays that only an assembly reads are computed where they will be. */
+/** Arrays that an assembly reads are computed where they will be, if all others can read them there. */
 function placePieces(graph: Graph, layout: Layout, whole: ReadonlySet<GraphArray>): void {
-  const readers = new Map<GraphArray, number>();
+  const outputs = new Set(graph.outputs.values());
+  /** Views of every root. */
+  const views = new Map<GraphArray, GraphArray[]>();
   for (const array of graph.arrays) {
-    if (array.source.kind === "view") continue;
-    for (const operand of operandsOf(array)) readers.set(rootOf(operand), (readers.get(rootOf(operand)) ?? 0) + 1);
+    if (array.source.kind !== "view") continue;
+    const root = rootOf(array);
+    const known = views.get(root);
+    if (known === undefined) views.set(root, [array]);
+    else known.push(array);
   }
-  for (const output of graph.outputs.values()) readers.set(output, (readers.get(output) ?? 0) + 1);
   for (const array of graph.arrays) {
     const { source } = array;
-    if (source.kind !== "assemble" || source.fill !== undefined || whole.has(array)) continue;
+    if (source.kind !== "assemble" || !isOfParts(array) || whole.has(array)) continue;
     const strides = contiguous(array.shape);
     for (const { x, begin, stride } of source.pieces) {
-      if (x.source.kind !== "map" || readers.get(x) !== 1 || x.dtype !== array.dtype) continue;
-      // Loops store along a dimension of stride 1.
+      if (!hostable.has(x.source.kind) || outputs.has(x) || layout.isHosted(x) || x.dtype !== array.dtype) continue;
+      // Rows are stored along a dimension of stride 1.
       const last = x.shape.findLastIndex((extent) => extent > 1);
       if (last >= 0 && strides[last]! * stride[last]! !== 1) continue;
       invariant(x.shape.length === array.shape.length, () => "a piece of another rank");
       const offset = begin.reduce((sum, at, axis) => sum + at * strides[axis]!, 0);
-      layout.put(
-        x,
-        array,
-        offset,
-        strides.map((each, axis) => each * stride[axis]!),
-      );
+      const placed = strides.map((each, axis) => each * stride[axis]!);
+      const seen = views.get(x) ?? [];
+      const stays = (root: GraphArray) => (root === x ? placed : layout.stridesOf(root));
+      if (seen.some((view) => accessOf(view, stays) === undefined)) continue;
+      layout.put(x, array, offset, placed);
     }
   }
 }

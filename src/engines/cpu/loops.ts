@@ -6,6 +6,7 @@ import { sizeOf } from "../../core/shape.ts";
 import type { Group } from "./fuse.ts";
 import { contiguous } from "./graph.ts";
 import { emitColumns } from "./kernels/columns.ts";
+import { strip } from "./kernels/evaluate.ts";
 import { emitLoop, loopScratch, loopStoresLast } from "./kernels/loop.ts";
 import { type LoopOperand, type NestSpec, nestKey, nestTasks } from "./kernels/nest.ts";
 import type { StepPlan } from "./kernels/step.ts";
@@ -48,6 +49,7 @@ export class Loops {
     const { threads } = this.#target;
     const { spec: nest, touched, updates, parts } = this.#nests.of(group);
     const places = touched.map(({ access }) => this.#memory.place(access.root, access.offset));
+    if (this.#copies(nest, places)) return;
     const later: (() => void)[] = [];
     let spec = merge(nest, bordersOf(group, nest.dims));
     spec = this.#unitStrides(spec, places, group, later);
@@ -84,6 +86,22 @@ export class Loops {
       `${parts} over ${spec.dims.join("x")}`,
     );
     for (const copy of later) copy();
+  }
+
+  /** Adds a copy in place of a loop that only copies. */
+  #copies({ operands, stores, dims }: NestSpec, places: readonly Place[]): boolean {
+    const [store] = stores;
+    const value = store && strip(store.value);
+    if (stores.length !== 1 || value?.kind !== "operand" || value.index < 0) return false;
+    const [from, to] = [operands[value.index]!, operands[store!.operand]!];
+    if (from.dtype !== to.dtype || operands.length !== 2) return false;
+    this.#moves.copy(
+      from.dtype,
+      dims,
+      { place: places[value.index]!, strides: from.strides },
+      { place: places[store!.operand]!, strides: to.strides },
+    );
+    return true;
   }
 
   /** Makes every operand's inner stride 0 or 1: by another order of the loops where that does it, else by copies, those of results `later`. */

@@ -1,8 +1,8 @@
 // The memory of a plan: which storages it has, where every array is in them, which arrays take over the memory of others.
 
-import { type DType, dtypeBytes } from "../../core/dtype.ts";
+import { type DType, dtypeBytes, newValues } from "../../core/dtype.ts";
 import { invariant } from "../../core/errors.ts";
-import type { GraphArray } from "./graph.ts";
+import { GraphArray, isOfParts } from "./graph.ts";
 import type { Layout } from "./layout.ts";
 import type { Readers } from "./readers.ts";
 
@@ -23,6 +23,8 @@ export interface Storage {
   isSource?: boolean;
   /** Offset in the arena, or in the memory of constants or of sources. */
   offset: number;
+  /** True where no two steps write the same element: they need not wait for one another. */
+  readonly ofParts: boolean;
   /** The storage that this one shares memory with. */
   shares?: Storage;
 }
@@ -67,6 +69,7 @@ export class Memory {
   readonly #ports: ReadonlyMap<GraphArray, string>;
   readonly #inPlace: ReadonlyMap<string, string | null>;
   readonly #byHost = new Map<GraphArray, Storage>();
+  readonly #numbers = new Map<string, GraphArray>();
   readonly #storages: Storage[] = [];
 
   /**
@@ -102,19 +105,36 @@ export class Memory {
     return { storage, offset: (start + offset) * dtypeBytes[root.dtype] };
   }
 
+  /** Address of a number that never changes. */
+  number(dtype: DType, value: number): Place {
+    const key = `${dtype} ${value}`;
+    let array = this.#numbers.get(key);
+    if (array === undefined) {
+      const data = newValues(dtype, 1);
+      data[0] = value;
+      this.#numbers.set(key, (array = new GraphArray(-1, dtype, [1], { kind: "constant", data })));
+    }
+    return this.place(array);
+  }
+
   #storageOf(host: GraphArray): Storage {
     const { source } = host;
     const bytes = host.size * dtypeBytes[host.dtype];
     const port = source.kind === "input" ? source.port : this.#ports.get(host);
     if (port !== undefined) return this.#newStorage("port", bytes, { port });
     if (source.kind === "constant") return this.#newStorage("constant", bytes, { array: host });
-    return this.#newStorage("arena", bytes, {});
+    return this.#newStorage("arena", bytes, { ofParts: isOfParts(host) });
   }
 
-  #newStorage(kind: Storage["kind"], bytes: number, of: Pick<Storage, "port" | "array">): Storage {
+  #newStorage(
+    kind: Storage["kind"],
+    bytes: number,
+    of: Pick<Storage, "port" | "array"> & { readonly ofParts?: boolean },
+  ): Storage {
     const storage: Storage = {
       kind,
       bytes,
+      ofParts: false,
       ...of,
       touched: false,
       first: Number.POSITIVE_INFINITY,

@@ -3,8 +3,9 @@
 import { type DType, dtypeBytes } from "../../core/dtype.ts";
 import { float16Bits } from "../../core/float16.ts";
 import { sizeOf } from "../../core/shape.ts";
+import type { Piece } from "../../ops/native.ts";
 import { rootOf } from "./fuse.ts";
-import { contiguous, type GraphArray, isZero, type SourceOf } from "./graph.ts";
+import { contiguous, type GraphArray, isOfParts, isZero, type SourceOf } from "./graph.ts";
 import { planCopy, planFill } from "./kernels/copy.ts";
 import { planGather } from "./kernels/index-gather.ts";
 import { planScatter } from "./kernels/index-scatter.ts";
@@ -32,8 +33,18 @@ export class Moves {
     this.#steps = steps;
   }
 
-  copy(dtype: DType, shape: readonly number[], from: Strided, to: Strided): void {
+  copy(dtype: DType, shape: readonly number[], source: Strided, target: Strided): void {
     const { isa, threads } = this.#target;
+    // Axes that the source counts down are gone along in the other direction: kernels know neighbours by a stride of 1.
+    const down = (axis: number) => source.strides[axis]! < 0;
+    const upwards = ({ place, strides }: Strided): Strided => {
+      const skipped = shape.reduce((sum, extent, axis) => (down(axis) ? sum + (extent - 1) * strides[axis]! : sum), 0);
+      return {
+        place: { ...place, offset: place.offset + skipped * dtypeBytes[dtype] },
+        strides: strides.map((stride, axis) => (down(axis) ? -stride : stride)),
+      };
+    };
+    const [from, to] = [upwards(source), upwards(target)];
     requireInside(from.place, dtype, shape, from.strides);
     requireInside(to.place, dtype, shape, to.strides);
     const bytes = dtypeBytes[dtype] as 1 | 2 | 4;
@@ -177,11 +188,25 @@ export class Moves {
     return alike && !memory.isShared(array) && memory.takeOver(to, from, root, [array]);
   }
 
+  /** Stores a number wherever a piece does not. */
+  #fillAround(array: GraphArray, fill: number, { x, begin }: Required<Piece<GraphArray>>): void {
+    const { dtype, shape } = array;
+    const { strides } = this.#layout.place(array);
+    const number = this.#memory.number(dtype, fill);
+    for (const slab of around(shape, begin, x.shape)) {
+      const start = slab.begin.reduce((sum, at, axis) => sum + at * strides[axis]!, 0);
+      const from = { place: number, strides: shape.map(() => 0) };
+      this.copy(dtype, slab.size, from, { place: this.#memory.place(array, start), strides });
+    }
+  }
+
   assemble(array: GraphArray): void {
     const { fill, pieces } = array.source as SourceOf<"assemble">;
     const { isa, threads } = this.#target;
     const { strides } = this.#layout.place(array);
-    if (fill !== undefined) {
+    const [piece] = pieces;
+    if (fill !== undefined && piece !== undefined && isOfParts(array)) this.#fillAround(array, fill, piece);
+    else if (fill !== undefined) {
       const bytes = dtypeBytes[array.dtype] as 1 | 2 | 4;
       const plan = planFill({ bytes, count: array.size, bits: bitsOf(array.dtype, fill) }, isa, threads);
       const place = this.#memory.place(array);
@@ -204,6 +229,22 @@ export class Moves {
       );
     }
   }
+}
+
+/** The parts of an array around a piece of it: slabs before and behind it along each axis. */
+function around(
+  shape: readonly number[],
+  begin: readonly number[],
+  size: readonly number[],
+): { begin: number[]; size: number[] }[] {
+  return shape.flatMap((extent, axis) => {
+    const slab = (from: number, to: number) => ({
+      begin: shape.map((_, i) => (i < axis ? begin[i]! : i === axis ? from : 0)),
+      size: shape.map((whole, i) => (i < axis ? size[i]! : i === axis ? to - from : whole)),
+    });
+    const end = begin[axis]! + size[axis]!;
+    return [slab(0, begin[axis]!), slab(end, extent)].filter(({ size: each }) => each[axis]! > 0);
+  });
 }
 
 /** Bits of a number in a dtype. */

@@ -57,7 +57,7 @@ export function planProgram(program: Program, options: PlanOptions): Plan {
   const memory = new Memory(layout, readers, new Map(ports), inPlace);
   const moves = new Moves(options, layout, memory, steps);
   const loops = new Loops(options, nests, memory, moves, steps);
-  const products = new Products(options, layout, nests, memory, steps);
+  const products = new Products(options, layout, nests, memory, moves, steps);
 
   const single = (array: GraphArray) => {
     const { kind } = array.source;

@@ -1,51 +1,55 @@
 // Plans matrix products, alone and in chains: where their matrices are, packed copies that several share, rows that end early.
 
 import { dtypeBytes } from "../../core/dtype.ts";
+import { invariant } from "../../core/errors.ts";
 import { sizeOf } from "../../core/shape.ts";
 import { type Chain, endsOfRows, type RowEnds } from "./chains.ts";
 import { type ComposedStep, type Product, planChain, planTriangular } from "./compose.ts";
-import { rootOf } from "./fuse.ts";
-import type { GraphArray, SourceOf } from "./graph.ts";
-import { type GemmArgument, type GemmSpec, type Matrix, planGemm } from "./kernels/gemm.ts";
+import { contiguous, type GraphArray, type SourceOf } from "./graph.ts";
+import { type GemmArgument, type GemmSpec, type Matrix, planGemm, type Sum } from "./kernels/gemm.ts";
 import { planSgemm } from "./kernels/sgemm.ts";
 import type { StepPlan } from "./kernels/step.ts";
 import type { Layout } from "./layout.ts";
 import { type Memory, type Place, requireInside, type Storage } from "./memory.ts";
+import type { Moves } from "./moves.ts";
 import type { Nests } from "./nests.ts";
 import type { Steps, Target } from "./steps.ts";
+
+/** Rows of a matrix below which tiles are worth filling with copies. */
+const leastRows = 12;
 
 export class Products {
   readonly #target: Target;
   readonly #layout: Layout;
   readonly #nests: Nests;
   readonly #memory: Memory;
+  readonly #moves: Moves;
   readonly #steps: Steps;
   /** Packed copies of matrices, by their storage, and by place and form in it. */
   readonly #packed = new Map<Storage, Map<string, Place>>();
   /** Arrays of rows that are 0 from some column on. */
   readonly #ends = new Map<GraphArray, RowEnds>();
 
-  constructor(target: Target, layout: Layout, nests: Nests, memory: Memory, steps: Steps) {
+  constructor(target: Target, layout: Layout, nests: Nests, memory: Memory, moves: Moves, steps: Steps) {
     this.#target = target;
     this.#layout = layout;
     this.#nests = nests;
     this.#memory = memory;
+    this.#moves = moves;
     this.#steps = steps;
   }
 
   /** Adds the steps of a product: packing, unless another product has packed the same, and the product. */
   matmul(array: GraphArray): void {
-    const { x, y } = array.source as SourceOf<"matmul">;
     const { isa, threads, sgemm } = this.#target;
-    const product = this.#product(array);
+    const product = this.#compact(this.#product(array));
     const { a, b, c } = product;
     const ends = this.#endsOf(product);
     if (ends !== undefined) {
       this.#composed("matmul", planTriangular(product, ends, isa, threads), `${nameOf(product)}, lower triangle`);
       return;
     }
-    const aConstant = rootOf(x).source.kind === "constant";
-    const bConstant = rootOf(y).source.kind === "constant";
+    const [aConstant, bConstant] = [a, b].map(({ place }) => place.storage.kind === "constant") as [boolean, boolean];
     const plan = planGemm({ ...specOf(product), aConstant, bConstant }, isa, threads, sgemm);
     const kept = new Set(plan.kept.map(({ temp }) => temp));
     const temps = plan.temps.map((bytes, i) => this.#memory.allocate(kept.has(i) ? "constant" : "arena", bytes));
@@ -71,6 +75,43 @@ export class Products {
       if (!packs) this.#steps.native("matmul", step, placeOf, (arg) => arg === "c", what);
       else if (!packedBefore(step)) this.#steps.native("pack", step, placeOf, isTemp, what);
     }
+  }
+
+  /** A product of many small matrices with one that they share, over runs of k, as one of a single matrix of copied rows: the other is read once. */
+  #compact(product: Product): Product {
+    const { a, b, c, extents, m, n, k, sums } = product;
+    const shared = extents.map((_, axis) => axis).filter((axis) => b.batch[axis] === 0);
+    const rows = shared.reduce((all, axis) => all * extents[axis]!, m);
+    const inOrder = [...shared.entries()].every(
+      ([at, axis]) => c.batch[axis] === shared.slice(at + 1).reduce((all, next) => all * extents[next]!, m) * c.row,
+    );
+    if (sums.length === 0 || m >= leastRows || rows === m || !inOrder) return product;
+    const own = extents.map((_, axis) => axis).filter((axis) => b.batch[axis] !== 0);
+    const outer = [...own, ...shared];
+    const shape = [...outer.map((axis) => extents[axis]!), m, ...sums.map(({ extent }) => extent), k];
+    const from = [...outer.map((axis) => a.batch[axis]!), a.row, ...sums.map((sum) => sum.a), a.column];
+    const strides = contiguous(shape);
+    const place = this.#memory.allocate("arena", sizeOf(shape) * dtypeBytes[a.dtype]);
+    this.#moves.copy(a.dtype, shape, { place: a.place, strides: from }, { place, strides });
+    const terms = sums.reduce((all, { extent }) => all * extent, k);
+    const pick = (list: readonly number[]) => own.map((axis) => list[axis]!);
+    // The other operand's terms may still be in several runs.
+    const summed = joined([...sums.map(({ extent }) => extent), k], strides.slice(outer.length + 1), [
+      ...sums.map((sum) => sum.b),
+      b.row,
+    ]);
+    const last = summed.at(-1)!;
+    invariant(sizeOf(summed.map(({ extent }) => extent)) === terms, () => "terms of a product");
+    return {
+      a: { ...a, place, row: terms, column: last.a, batch: strides.slice(0, own.length) },
+      b: { ...b, row: last.b, batch: pick(b.batch) },
+      c: { ...c, batch: pick(c.batch) },
+      extents: pick(extents),
+      m: rows,
+      n,
+      k: last.extent,
+      sums: summed.slice(0, -1),
+    };
   }
 
   #composed(name: string, { plan, places, writes }: ComposedStep, parts: string): void {
@@ -132,31 +173,28 @@ export class Products {
     return true;
   }
 
-  /** A product's operands and result, batch dimensions of 1 left out, and those over which y stays the same taken as rows. */
+  /** A product's operands and result, dimensions of 1 left out, and batch dimensions over which y stays the same taken as rows. */
   #product(array: GraphArray): Product {
-    const { x, y, transposeX, transposeY } = array.source as SourceOf<"matmul">;
+    const { x, y, transposeX, transposeY, inner } = array.source as SourceOf<"matmul">;
     const batch = array.shape.slice(0, -2);
     const side = (operand: GraphArray, transposed: boolean) => {
       const { root, offset, strides } = this.#layout.access(operand);
-      const rank = operand.shape.length;
-      const pad = batch.length - (rank - 2);
-      const [row, column] = transposed
-        ? [strides[rank - 1]!, strides[rank - 2]!]
-        : [strides[rank - 2]!, strides[rank - 1]!];
-      const batchStrides = batch.map((_, axis) =>
-        axis < pad || operand.shape[axis - pad] === 1 ? 0 : strides[axis - pad]!,
-      );
+      const own = operand.shape.length - 1 - inner;
+      const pad = batch.length - own;
+      const summed = transposed ? [strides[own]!] : strides.slice(own + 1);
       return {
         root,
         place: this.#memory.place(root, offset),
         dtype: operand.dtype as "fp16" | "fp32",
-        row,
-        column,
-        batch: batchStrides,
+        row: transposed ? strides[own + 1]! : strides[own]!,
+        column: summed.at(-1)!,
+        summed,
+        batch: batch.map((_, axis) => (axis < pad || operand.shape[axis - pad] === 1 ? 0 : strides[axis - pad]!)),
       };
     };
     const a = side(x, transposeX);
-    const b = side(y, transposeY);
+    const right = side(y, !transposeY);
+    const b = { ...right, row: right.column, column: right.row };
     const { strides } = this.#layout.place(array);
     const c = {
       root: array,
@@ -166,9 +204,12 @@ export class Products {
       column: strides.at(-1)!,
       batch: strides.slice(0, -2),
     };
+    const summed = joined(transposeX ? [x.shape.at(-2)!] : x.shape.slice(-inner), a.summed, b.summed);
+    const { extent: k, ...last } = summed.at(-1)!;
+    [a.column, b.row] = [last.a, last.b];
+    const sums = summed.slice(0, -1);
     let m = array.shape.at(-2)!;
     const n = array.shape.at(-1)!;
-    const k = x.shape.at(transposeX ? -2 : -1)!;
     const extents = [...batch];
     for (let axis = extents.length - 1; axis >= 0; axis--) {
       const extent = extents[axis]!;
@@ -185,16 +226,18 @@ export class Products {
     for (let axis = extents.length - 1; axis >= 0; axis--) {
       if (extents[axis] === 1) for (const list of [extents, a.batch, b.batch, c.batch]) list.splice(axis, 1);
     }
-    requireInside(a.place, a.dtype, [...extents, m, k], [...a.batch, a.row, a.column]);
-    requireInside(b.place, b.dtype, [...extents, k, n], [...b.batch, b.row, b.column]);
+    const further = sums.map(({ extent }) => extent);
+    const along = (operand: "a" | "b") => sums.map((sum) => sum[operand]);
+    requireInside(a.place, a.dtype, [...extents, ...further, m, k], [...a.batch, ...along("a"), a.row, a.column]);
+    requireInside(b.place, b.dtype, [...extents, ...further, k, n], [...b.batch, ...along("b"), b.row, b.column]);
     requireInside(c.place, c.dtype, [...extents, m, n], [...c.batch, c.row, c.column]);
-    return { a, b, c, extents, m, n, k };
+    return { a, b, c, extents, m, n, k, sums };
   }
 
   /** Where the rows of a product's transposed left operand end, if its batch elements are whole matrices of known rows. */
-  #endsOf({ a, k }: Product): readonly number[] | undefined {
+  #endsOf({ a, k, sums }: Product): readonly number[] | undefined {
     const rows = this.#ends.get(a.root);
-    if (rows?.ends.length !== k || a.row !== 1 || a.column !== rows.columns) return undefined;
+    if (sums.length > 0 || rows?.ends.length !== k || a.row !== 1 || a.column !== rows.columns) return undefined;
     const skipped = Math.floor(
       (a.place.offset - this.#memory.place(a.root).offset) / dtypeBytes[a.dtype] / rows.columns,
     );
@@ -203,9 +246,23 @@ export class Products {
   }
 }
 
-function specOf({ a, b, c, extents, m, n, k }: Product): GemmSpec {
+function specOf({ a, b, c, extents, m, n, k, sums }: Product): GemmSpec {
   const matrix = ({ dtype, row, column, batch }: Matrix) => ({ dtype, row, column, batch });
-  return { m, n, k, batch: extents, a: matrix(a), b: matrix(b), c: matrix(c) };
+  return { m, n, k, sums, batch: extents, a: matrix(a), b: matrix(b), c: matrix(c) };
+}
+
+/** Dimensions that are summed over, without those of 1 and with those joined that continue one another in both operands. */
+function joined(extents: readonly number[], a: readonly number[], b: readonly number[]): Sum[] {
+  const result: Sum[] = [];
+  for (const [axis, extent] of extents.entries()) {
+    if (extent === 1) continue;
+    const dimension = { extent, a: a[axis]!, b: b[axis]! };
+    const outer = result.at(-1);
+    if (outer?.a === dimension.a * extent && outer.b === dimension.b * extent)
+      result[result.length - 1] = { ...dimension, extent: outer.extent * extent };
+    else result.push(dimension);
+  }
+  return result.length > 0 ? result : [{ extent: 1, a: 1, b: 1 }];
 }
 
 function nameOf({ extents, m, n, k }: Product): string {

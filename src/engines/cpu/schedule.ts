@@ -50,7 +50,8 @@ export function batchesOf(
     const native = step.kind === "native";
     // A reference step runs alone: native code ends before it.
     let batch = native ? fence : count;
-    for (const { memory, writes } of touches[at]!) {
+    for (const { memory, owner, writes } of touches[at]!) {
+      if (writes && owner.ofParts) continue;
       batch = Math.max(batch, (lastWrite.get(memory) ?? -1) + 1);
       if (writes) batch = Math.max(batch, (lastRead.get(memory) ?? -1) + 1);
     }
@@ -92,7 +93,7 @@ function delay(touches: readonly (readonly Touch[])[], batchOf: number[]): void 
     const operands = list.filter(({ writes }) => !writes);
     const early =
       operands.every(({ owner }) => owner.kind !== "arena") &&
-      results.every(({ owner, memory }) => owner.kind === "arena" && writers.get(memory) === 1);
+      results.every(({ owner, memory }) => owner.kind === "arena" && (owner.ofParts || writers.get(memory) === 1));
     if (!early || results.length === 0) continue;
     const wanted = Math.min(...results.map(({ memory }) => firstRead.get(memory) ?? 0)) - 1;
     const replaced = Math.min(...operands.map(({ memory }) => firstWrite.get(memory) ?? Number.POSITIVE_INFINITY));

@@ -41,12 +41,21 @@ export interface Side {
   readonly packed: PackedLayout;
 }
 
-/** All that the code depends on. */
-export interface GemmKernel {
-  readonly isa: Isa;
+/** What a product sums over, and how blocks cut it. */
+export interface Terms {
+  /** Extent of the innermost dimension. */
   readonly k: number;
-  /** A multiple of the lanes unless it is all of k. */
+  /** The other ones, outermost first. */
+  readonly sums: readonly { readonly extent: number }[];
+  /** Terms of a block. Without other dimensions a multiple of the lanes unless it is all of k; else k times so many of the last of them. */
   readonly kBlock: number;
+}
+
+/** All that the code depends on. */
+export interface GemmKernel extends Terms {
+  readonly isa: Isa;
+  /** Bytes between neighbours in either operand. */
+  readonly sums: readonly { readonly extent: number; readonly p: number; readonly q: number }[];
   readonly batch: readonly number[];
   readonly p: Side;
   readonly q: Side;
@@ -69,6 +78,17 @@ export function panelStart({ size, smaller, boundary }: Panels, index: number): 
   return index * size - Math.max(0, index - boundary) * (size - smaller);
 }
 
+/** Blocks along every dimension that is summed over. */
+function blocksAlong({ k, sums, kBlock }: Terms): number[] {
+  if (sums.length === 0) return [Math.ceil(k / kBlock)];
+  return sums.map(({ extent }, i) => (i < sums.length - 1 ? extent : Math.ceil((extent * k) / kBlock)));
+}
+
+/** Number of blocks. */
+export function blocksOf(terms: Terms): number {
+  return blocksAlong(terms).reduce((all, count) => all * count, 1);
+}
+
 /** The packing that a side's panels of one size need. */
 export function sidePack(side: Side, size: number, k: number, lanes: number): PanelPack {
   const { storage, along, overK, packed } = side;
@@ -83,12 +103,12 @@ export function gemmScratch(kernel: GemmKernel): {
   spill: number;
   bytes: number;
 } {
-  const { p, q, kBlock, k } = kernel;
+  const { p, q } = kernel;
   const [outer, inner] = kernel.outer === "p" ? [p, q] : [q, p];
   const round = (bytes: number) => Math.ceil(bytes / 64) * 64;
   const innerBytes = inner.access === "local" ? round(inner.packed.panelBytes * inner.chunk) : 0;
   const outerBytes = outer.access === "local" ? round(outer.packed.panelBytes) : 0;
-  const partialBytes = kBlock < k ? round(tileBytes(kernel) * p.chunk * q.chunk) : 0;
+  const partialBytes = blocksOf(kernel) > 1 ? round(tileBytes(kernel) * p.chunk * q.chunk) : 0;
   const spillBytes = isTransposed(kernel) ? round(tileBytes(kernel)) : 0;
   const outerAt = innerBytes;
   const partials = outerAt + outerBytes;
@@ -170,8 +190,14 @@ const slot = {
   aheadTiles: 12,
   cStep: 13,
   kRest: 14,
+  pStart: 15,
+  qStart: 16,
+  blockRows: 17,
+  rowsLeft: 18,
+  packFrom: 19,
+  packTo: 20,
 } as const;
-const frameBytes = 120;
+const frameBytes = 168;
 /** A slot as the kernel sees it, or its tiles, `called` bytes further down. */
 const frame = (name: keyof typeof slot, called = 0): Mem => mem(sp, slot[name] * 8 + called);
 
@@ -194,7 +220,7 @@ function aheadOf(kernel: GemmKernel): Ahead | undefined {
   const { size } = outer.panels;
   const unit = storageBytes[outer.storage];
   const tiles = Math.min(inner.chunk, inner.panels.count);
-  if (outer.access === "shared" || tiles < 2 || outer.panels.count < 2) return undefined;
+  if (kernel.sums.length > 0 || outer.access === "shared" || tiles < 2 || outer.panels.count < 2) return undefined;
   if (outer.overK === unit) {
     const rows = Math.ceil(size / tiles);
     const offsets = Array.from({ length: rows }, (_, i) => i * outer.along);
@@ -220,8 +246,8 @@ const chunksOf = ({ panels, chunk }: Side) => Math.ceil(panels.count / chunk);
 
 /** Emits the kernel. */
 export function emitGemm(code: Code, kernel: GemmKernel): void {
-  const { p, q, c, k, kBlock, batch } = kernel;
-  const kBlocks = Math.ceil(k / kBlock);
+  const { p, q, c, k, kBlock, sums, batch } = kernel;
+  const kBlocks = blocksOf(kernel);
   const layout = gemmScratch(kernel);
   const outerIsP = kernel.outer === "p";
   const [outer, inner] = outerIsP ? [p, q] : [q, p];
@@ -237,7 +263,8 @@ export function emitGemm(code: Code, kernel: GemmKernel): void {
     return tiles.get(key)!;
   };
 
-  // --- which block: the batch index, then the inner operand's chunk, then the outer's, fastest
+  // --- which block: the batch index, then the inner operand's chunk, then the outer's; fastest a batch dimension that one operand does not have, which
+  // stays in cache meanwhile
   code.enter(frameBytes);
   code.mov(frame("scratch"), r2);
   code.mov(r6, mem(r5, p.argument * 8));
@@ -245,14 +272,20 @@ export function emitGemm(code: Code, kernel: GemmKernel): void {
   code.mov(r8, mem(r5, c.argument * 8));
   code.zero(r10);
   code.zero(r11);
-  emitDigits(code, r4, [...batch, chunksOf(inner), chunksOf(outer)], (digit, i) => {
-    if (i === batch.length) code.mov(r11, digit);
-    else if (i > batch.length) code.mov(r10, digit);
+  const axes = [...batch.keys()];
+  const isShared = (i: number) => p.batch[i] === 0 || q.batch[i] === 0;
+  const digits = [...axes.filter((i) => !isShared(i)), "inner", "outer", ...axes.filter(isShared)] as const;
+  const counts = { inner: chunksOf(inner), outer: chunksOf(outer) };
+  const sizes = digits.map((each) => (typeof each === "number" ? batch[each]! : counts[each]));
+  emitDigits(code, r4, sizes, (digit, at) => {
+    const which = digits[at]!;
+    if (which === "inner") code.mov(r11, digit);
+    else if (which === "outer") code.mov(r10, digit);
     else {
       const strides = [
-        [r6, p.batch[i]!],
-        [r7, q.batch[i]!],
-        [r8, c.batch[i]!],
+        [r6, p.batch[which]!],
+        [r7, q.batch[which]!],
+        [r8, c.batch[which]!],
       ] as const;
       for (const [pointer, stride] of strides) {
         if (stride === 0) continue;
@@ -294,9 +327,23 @@ export function emitGemm(code: Code, kernel: GemmKernel): void {
 
   // --- blocks of k
   const packPanel = (side: Side, index: number) => {
-    code.mov(r1, frame("kCount"));
-    bySize(code, side.panels, index, (size) => emitPack(code, sidePack(side, size, k, code.lanes)));
+    const pack = () => bySize(code, side.panels, index, (size) => emitPack(code, sidePack(side, size, k, code.lanes)));
+    if (sums.length === 0) {
+      code.mov(r1, frame("kCount"));
+      return pack();
+    }
+    code.mov(r0, frame("blockRows"));
+    code.mov(frame("rowsLeft"), r0);
+    packRows(
+      code,
+      { from: frame("packFrom"), to: frame("packTo"), left: frame("rowsLeft") },
+      side,
+      k,
+      rowStride(side),
+      pack,
+    );
   };
+  const rowStride = (side: Side) => sums.at(-1)![side === p ? "p" : "q"];
   /** Moves an operand's pointer to the next panel, and others by their strides. */
   const advance = (side: Side, index: number, pointer: number | undefined, cPointer: number, cBytes: number) => {
     bySize(code, side.panels, index, (size) => {
@@ -304,8 +351,17 @@ export function emitGemm(code: Code, kernel: GemmKernel): void {
       addImm(code, cPointer, size * cBytes, r0);
     });
   };
+  if (sums.length > 0) {
+    for (const name of ["p", "q"] as const) {
+      code.mov(r0, frame(name));
+      code.mov(frame(`${name}Start`), r0);
+    }
+  }
   const kLoop = code.here();
-  if (kBlocks === 1) code.movMemImm(frame("kCount"), k);
+  if (sums.length > 0) {
+    emitBlock(code, kernel);
+    if (kBlocks > 1) code.lea(r3, mem(r2, layout.partials));
+  } else if (kBlocks === 1) code.movMemImm(frame("kCount"), k);
   else {
     code.movImm(r0, kBlock);
     code.movImm(r1, k - (kBlocks - 1) * kBlock);
@@ -397,6 +453,7 @@ export function emitGemm(code: Code, kernel: GemmKernel): void {
   code.jcc("b", outerLoop);
   if (kBlocks > 1) {
     for (const name of ["p", "q"] as const) {
+      if (sums.length > 0) break;
       const side = kernel[name];
       const bytes = side.access === "shared" ? side.panels.count * side.packed.panelBytes : kernel.kBlock * side.overK;
       addImm(code, frame(name), bytes, r0);
@@ -419,8 +476,9 @@ export function emitGemm(code: Code, kernel: GemmKernel): void {
 /** A tile: r6 = P, r7 = Q, r8 = C, r3 = partial sums, r1 = count of k, r2 = scratch. r9 = what to prefetch. Clobbers r0, r1, r6, r7 and vectors; moves r9. */
 function emitTile(code: Code, kernel: GemmKernel, rows: number, columns: number): void {
   const { lanes, vectorBytes: length } = code;
-  const { p, q, c, k, kBlock } = kernel;
-  const many = kBlock < k;
+  const { p, q, c, sums } = kernel;
+  const lastBlock = blocksOf(kernel) - 1;
+  const many = lastBlock > 0;
   const { callBytes } = code;
   const vectors = Math.ceil(columns / lanes);
   const accumulators = rows * vectors;
@@ -451,6 +509,8 @@ function emitTile(code: Code, kernel: GemmKernel, rows: number, columns: number)
   const qLayout = packed(q);
   const qK = qLayout === undefined ? q.overK : qLayout.stride;
   const qStorage = qLayout === undefined ? q.storage : "fp32";
+  // Lines of C are asked for while the tile is computed: they rarely are in this core's caches.
+  const wanted = linesOfTile(kernel, rows, columns);
   const steps = (count: number) => {
     for (let s = 0; s < count; s++) {
       for (let v = 0; v < vectors; v++) {
@@ -465,9 +525,53 @@ function emitTile(code: Code, kernel: GemmKernel, rows: number, columns: number)
     addImm(code, r6, count * pK, r0);
     addImm(code, r7, count * qK, r0);
   };
+  if (sums.length > 0 && (p.access === "direct" || q.access === "direct")) emitRuns(code, kernel, steps, wanted);
+  else emitRun(code, kernel, steps, wanted, lastBlock);
+
+  if (many) {
+    const last = new Label();
+    code.aluImm("cmp", frame("kIndex", callBytes), lastBlock);
+    code.jcc("e", last);
+    for (let i = 0; i < accumulators; i++) code.vstore(length, mem(r3, i * length), i);
+    code.ret();
+    code.bind(last);
+  }
+  const unit = storageBytes[c.storage];
+  if (!isTransposed(kernel)) {
+    for (let i = 0; i < rows; i++) {
+      for (let v = 0; v < vectors; v++)
+        code.storeFloats(mem(r8, i * c.p + v * lanes * unit), acc(i, v), c.storage, partOf(v), temp(0));
+    }
+  } else {
+    // Spilled, and transposed by as many rows as a vector has lanes.
+    const spill = (i: number, v: number) => mem(r2, gemmScratch(kernel).spill + acc(i, v) * length);
+    for (let i = 0; i < rows; i++) for (let v = 0; v < vectors; v++) code.vstore(length, spill(i, v), acc(i, v));
+    const lastRow = Math.floor((rows - 1) / lanes) * lanes;
+    const rowPart = code.setPart(rows - lastRow, 2);
+    const registers = Array.from({ length: lanes }, (_, i) => i);
+    const others = registers.map((i) => lanes + i);
+    for (let v = 0; v < vectors; v++) {
+      const filled = Math.min(lanes, columns - v * lanes);
+      for (let row = 0; row < rows; row += lanes) {
+        for (let i = row; i < Math.min(rows, row + lanes); i++) code.vload(length, i - row, spill(i, v));
+        code.transpose(registers, others);
+        const part = row === lastRow ? rowPart : undefined;
+        for (let lane = 0; lane < filled; lane++)
+          code.storeFloats(mem(r8, (v * lanes + lane) * c.q + row * unit), lane, c.storage, part, others[0]!);
+      }
+    }
+  }
+  code.ret();
+}
+
+/** Emits steps of k; `steps(count)` moves the operands' pointers. */
+type Steps = (count: number) => void;
+type Lines = ReturnType<typeof linesOfTile>;
+
+/** The sum of a tile's block whose operands go on evenly. */
+function emitRun(code: Code, kernel: GemmKernel, steps: Steps, wanted: Lines, lastBlock: number): void {
+  const { callBytes } = code;
   const ahead = aheadOf(kernel);
-  // Lines of C are asked for while the tile is computed: they rarely are in this core's caches.
-  const wanted = linesOfTile(kernel, rows, columns);
   const again = new Label();
   const single = new Label();
   const done = new Label();
@@ -475,8 +579,8 @@ function emitTile(code: Code, kernel: GemmKernel, rows: number, columns: number)
   code.movMemImm(frame("kRest", callBytes), 0);
   code.movMemImm(frame("cStep", callBytes), 0);
   code.mov(r0, r2);
-  if (many) {
-    code.aluImm("cmp", frame("kIndex", callBytes), Math.ceil(k / kBlock) - 1);
+  if (lastBlock > 0) {
+    code.aluImm("cmp", frame("kIndex", callBytes), lastBlock);
     code.jcc("ne", none);
   }
   code.mov(r0, r8);
@@ -516,41 +620,100 @@ function emitTile(code: Code, kernel: GemmKernel, rows: number, columns: number)
   code.jcc("e", done);
   countDown(code, r1, () => steps(1));
   code.bind(done);
+}
 
-  if (many) {
-    const last = new Label();
-    code.aluImm("cmp", frame("kIndex", callBytes), Math.ceil(k / kBlock) - 1);
-    code.jcc("e", last);
-    for (let i = 0; i < accumulators; i++) code.vstore(length, mem(r3, i * length), i);
-    code.ret();
-    code.bind(last);
-  }
-  const unit = storageBytes[c.storage];
-  if (!isTransposed(kernel)) {
-    for (let i = 0; i < rows; i++) {
-      for (let v = 0; v < vectors; v++)
-        code.storeFloats(mem(r8, i * c.p + v * lanes * unit), acc(i, v), c.storage, partOf(v), temp(0));
-    }
-  } else {
-    // Spilled, and transposed by as many rows as a vector has lanes.
-    const spill = (i: number, v: number) => mem(r2, gemmScratch(kernel).spill + acc(i, v) * length);
-    for (let i = 0; i < rows; i++) for (let v = 0; v < vectors; v++) code.vstore(length, spill(i, v), acc(i, v));
-    const lastRow = Math.floor((rows - 1) / lanes) * lanes;
-    const rowPart = code.setPart(rows - lastRow, 2);
-    const registers = Array.from({ length: lanes }, (_, i) => i);
-    const others = registers.map((i) => lanes + i);
-    for (let v = 0; v < vectors; v++) {
-      const filled = Math.min(lanes, columns - v * lanes);
-      for (let row = 0; row < rows; row += lanes) {
-        for (let i = row; i < Math.min(rows, row + lanes); i++) code.vload(length, i - row, spill(i, v));
-        code.transpose(registers, others);
-        const part = row === lastRow ? rowPart : undefined;
-        for (let lane = 0; lane < filled; lane++)
-          code.storeFloats(mem(r8, (v * lanes + lane) * c.q + row * unit), lane, c.storage, part, others[0]!);
+/** The sum of a tile's block that is several runs of k. */
+function emitRuns(code: Code, { p, q, k, sums }: GemmKernel, steps: Steps, wanted: Lines): void {
+  const { callBytes } = code;
+  for (let i = 0; i < wanted.count; i++)
+    for (const offset of wanted.offsets) code.prefetch("w", mem(r8, i * wanted.step + offset));
+  const step = sums.at(-1)!;
+  code.mov(r0, frame("blockRows", callBytes));
+  code.mov(frame("rowsLeft", callBytes), r0);
+  const top = code.here();
+  const atOnce = [4, 5, 6, 7, 8, 3].find((each) => k % each === 0) ?? Math.min(unroll, k);
+  if (k >= 2 * atOnce) {
+    code.movImm(r1, Math.floor(k / atOnce));
+    code.align(32);
+    countDown(code, r1, () => steps(atOnce));
+  } else steps(atOnce);
+  if (k % atOnce > 0) steps(k % atOnce);
+  // Packed operands go on without a gap.
+  if (p.access === "direct") addImm(code, r6, step.p - k * p.overK, r0);
+  if (q.access === "direct") addImm(code, r7, step.q - k * q.overK, r0);
+  code.aluImm("sub", frame("rowsLeft", callBytes), 1);
+  code.jcc("ne", top);
+}
+
+/** Where a block of several runs begins: sets the frame's p, q, blockRows and kCount; r2 = scratch afterwards, r0, r1, r4, r6, r7 change. */
+function emitBlock(code: Code, kernel: GemmKernel): void {
+  const { k, kBlock, sums, p, q } = kernel;
+  const rows = kBlock / k;
+  const counts = blocksAlong(kernel);
+  const inner = sums.length - 1;
+  const restRows = sums[inner]!.extent - (counts[inner]! - 1) * rows;
+  code.movMemImm(frame("blockRows"), rows);
+  if (blocksOf(kernel) > 1) {
+    code.mov(r6, frame("pStart"));
+    code.mov(r7, frame("qStart"));
+    code.mov(r4, frame("kIndex"));
+    emitDigits(code, r4, counts, (digit, i) => {
+      const strides = [
+        [p, r6, sums[i]!.p],
+        [q, r7, sums[i]!.q],
+      ] as const;
+      for (const [side, pointer, stride] of strides) {
+        if (side.access === "shared") continue;
+        code.mov(r1, digit);
+        multiply(code, r1, i === inner ? stride * rows : stride, r0);
+        code.alu("add", pointer, r1);
       }
+      if (i === inner && restRows !== rows) {
+        const whole = new Label();
+        code.aluImm("cmp", digit, counts[inner]! - 1);
+        code.jcc("ne", whole);
+        code.movMemImm(frame("blockRows"), restRows);
+        code.bind(whole);
+      }
+    });
+    for (const [side, pointer, name] of [
+      [p, r6, "p"],
+      [q, r7, "q"],
+    ] as const) {
+      if (side.access === "shared") {
+        code.mov(r1, frame("kIndex"));
+        multiply(code, r1, side.panels.count * side.packed.panelBytes, r0);
+        code.alu("add", pointer, r1);
+      }
+      code.mov(frame(name), pointer);
     }
+    code.mov(r2, frame("scratch"));
   }
-  code.ret();
+  code.mov(r0, frame("blockRows"));
+  multiply(code, r0, k, r1);
+  code.mov(frame("kCount"), r0);
+}
+
+/** Packs runs of k, `stride` bytes apart, one behind the other: from r6 to r7, as many as `left` says. `pack` packs one. */
+function packRows(
+  code: Code,
+  { from, to, left }: Readonly<Record<"from" | "to" | "left", Mem>>,
+  { packed }: Side,
+  k: number,
+  stride: number,
+  pack: () => void,
+): void {
+  code.mov(from, r6);
+  code.mov(to, r7);
+  const top = code.here();
+  code.mov(r6, from);
+  code.mov(r7, to);
+  code.movImm(r1, k);
+  pack();
+  addImm(code, from, stride, r0);
+  addImm(code, to, packed.layout === "byK" ? k * packed.stride : 4 * k, r0);
+  code.aluImm("sub", left, 1);
+  code.jcc("ne", top);
 }
 
 /** Lines of C that a tile writes: `count` times `offsets`, `step` bytes apart. */
@@ -566,24 +729,27 @@ function linesOfTile(kernel: GemmKernel, rows: number, columns: number) {
 }
 
 /** A step that packs all panels of an operand, for every block of k: [batch][block of k][panel]. One task packs one panel. */
-export interface PackKernel {
+export interface PackKernel extends Terms {
   readonly isa: Isa;
-  readonly k: number;
-  readonly kBlock: number;
+  /** `stride`: bytes between neighbours. */
+  readonly sums: readonly { readonly extent: number; readonly stride: number }[];
   /** Batch dimensions that the operand has (those it is broadcast over left out). */
   readonly batch: readonly number[];
   readonly side: Side;
   readonly batchBytes: readonly number[];
 }
 
-export function packTasks({ k, kBlock, batch, side }: PackKernel): number {
-  return batch.reduce((all, n) => all * n, 1) * Math.ceil(k / kBlock) * side.panels.count;
+export function packTasks({ batch, side, ...terms }: PackKernel): number {
+  return batch.reduce((all, n) => all * n, 1) * blocksOf(terms) * side.panels.count;
 }
 
 /** Arguments: the operand, the packed operand. */
 export function emitPackStep(code: Code, kernel: PackKernel): void {
-  const { k, kBlock, batch, side, batchBytes } = kernel;
-  const kBlocks = Math.ceil(k / kBlock);
+  const { k, kBlock, sums, batch, side, batchBytes } = kernel;
+  const counts = blocksAlong(kernel);
+  const slots = { from: mem(sp, 0), to: mem(sp, 8), left: mem(sp, 16) };
+  const slotBytes = 24;
+  if (sums.length > 0) code.enter(slotBytes);
   code.mov(r6, mem(r5, 0));
   code.mov(r7, mem(r5, 8));
   code.mov(r3, r4);
@@ -591,26 +757,38 @@ export function emitPackStep(code: Code, kernel: PackKernel): void {
   code.alu("add", r7, r3);
   code.zero(r10);
   code.zero(r11);
-  emitDigits(code, r4, [...batch, kBlocks, side.panels.count], (digit, i) => {
-    if (i === batch.length + 1) code.mov(r10, digit);
-    else if (i === batch.length) code.mov(r11, digit);
-    else {
-      code.mov(r1, digit);
-      multiply(code, r1, batchBytes[i]!, r0);
-      code.alu("add", r6, r1);
-    }
+  // What is left for the last block: of k, or of the innermost further dimension.
+  const rows = kBlock / k;
+  const inner = batch.length + counts.length - 1;
+  emitDigits(code, r4, [...batch, ...counts, side.panels.count], (digit, i) => {
+    if (i > inner) return code.mov(r10, digit);
+    if (i === inner) code.mov(r11, digit);
+    const stride =
+      i < batch.length
+        ? batchBytes[i]!
+        : sums.length === 0
+          ? kBlock * side.overK
+          : sums[i - batch.length]!.stride * (i === inner ? rows : 1);
+    code.mov(r1, digit);
+    multiply(code, r1, stride, r0);
+    code.alu("add", r6, r1);
   });
   emitStart(code, r2, r10, side.panels, side.along);
   code.alu("add", r6, r2);
-  code.movImm(r1, kBlock);
-  if (kBlocks > 1) {
-    code.mov(r2, r11);
-    multiply(code, r2, kBlock * side.overK, r0);
-    code.alu("add", r6, r2);
-    code.movImm(r2, k - (kBlocks - 1) * kBlock);
-    code.aluImm("cmp", r11, kBlocks - 1);
+  const [each, extent] = sums.length === 0 ? [kBlock, k] : [rows, sums.at(-1)!.extent];
+  const blocks = counts.at(-1)!;
+  code.movImm(r1, each);
+  if (blocks > 1) {
+    code.movImm(r2, extent - (blocks - 1) * each);
+    code.aluImm("cmp", r11, blocks - 1);
     code.cmov("e", r1, r2);
   }
-  bySize(code, side.panels, r10, (size) => emitPack(code, sidePack(side, size, k, code.lanes)));
+  const pack = () => bySize(code, side.panels, r10, (size) => emitPack(code, sidePack(side, size, k, code.lanes)));
+  if (sums.length === 0) pack();
+  else {
+    code.mov(slots.left, r1);
+    packRows(code, slots, side, k, sums.at(-1)!.stride, pack);
+    code.leave(slotBytes);
+  }
   code.ret();
 }

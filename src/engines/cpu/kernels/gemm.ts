@@ -3,6 +3,7 @@
 import { invariant } from "../../../core/errors.ts";
 import { type Storage, storageBytes } from "../code.ts";
 import {
+  blocksOf,
   emitGemm,
   emitPackStep,
   type GemmKernel,
@@ -28,11 +29,20 @@ export interface Matrix {
   readonly batch: readonly number[];
 }
 
+/** A dimension that a product sums over beside k; strides in elements. */
+export interface Sum {
+  readonly extent: number;
+  readonly a: number;
+  readonly b: number;
+}
+
 /** C[...batch, m, n] = A[...batch, m, k] · B[...batch, k, n], summed in fp32. */
 export interface GemmSpec {
   readonly m: number;
   readonly n: number;
   readonly k: number;
+  /** Outermost first. */
+  readonly sums?: readonly Sum[];
   readonly batch: readonly number[];
   readonly a: Matrix;
   readonly b: Matrix;
@@ -87,6 +97,8 @@ const geometries = {
 const residentBytes = 1 << 20;
 /** Rows that lie so far apart fall into the same sets of the caches. */
 const pageBytes = 4096;
+/** Terms of a block of several runs. */
+const mostTerms = 1200;
 /** Bytes of a task's partial sums. */
 const partialBytes = 1 << 19;
 /** A packed operand that does not stay in cache until it is used. */
@@ -110,6 +122,8 @@ interface OrientedMatrix {
   /** Strides in elements. */
   readonly along: number;
   readonly overK: number;
+  /** Along the further dimensions that are summed over. */
+  readonly sums: readonly number[];
   readonly batch: readonly number[];
   readonly constant: boolean;
 }
@@ -135,6 +149,7 @@ export function planGemm(spec: GemmSpec, isa: Isa, threads: number, sgemm?: Sgem
   const costs = oriented.map((o) => cost(problem, o, geometry));
   const chosen = oriented[costs[1]! < costs[0]! ? 1 : 0]!;
   const rowwise = oriented.find((o) => {
+    if (o.pMatrix.sums.length > 0) return false;
     const reads = o.qMatrix.along === 1 || o.qMatrix.overK === 1;
     return o.p <= mostRows[isa][rowKind(o)] && o.q >= 4 * o.p && o.c.q === 1 && reads && o.q * k >= 4096;
   });
@@ -187,12 +202,13 @@ function simplified(spec: GemmSpec): GemmSpec {
 }
 
 function orientations(spec: GemmSpec): readonly [Oriented, Oriented] {
-  const { m, n, a, b, c } = spec;
+  const { m, n, a, b, c, sums = [] } = spec;
   const aMatrix: OrientedMatrix = {
     name: "a",
     storage: a.dtype,
     along: a.row,
     overK: a.column,
+    sums: sums.map((sum) => sum.a),
     batch: a.batch,
     constant: spec.aConstant === true,
   };
@@ -201,6 +217,7 @@ function orientations(spec: GemmSpec): readonly [Oriented, Oriented] {
     storage: b.dtype,
     along: b.column,
     overK: b.row,
+    sums: sums.map((sum) => sum.b),
     batch: b.batch,
     constant: spec.bConstant === true,
   };
@@ -249,12 +266,38 @@ function readsInPlace(matrix: OrientedMatrix, extent: number, rows: number, k: n
   return Math.min(rows, extent) / sets <= 4;
 }
 
+/** Terms of each sum. */
+function termsOf({ k, sums = [] }: GemmSpec): number {
+  return sums.reduce((all, { extent }) => all * extent, k);
+}
+
+/** Terms of a block: the resident operand's chunk fits the cache, a streamed panel stays near. */
+function blockOf({ k, sums = [] }: GemmSpec, lanes: number): number {
+  const last = sums.at(-1);
+  if (last !== undefined) {
+    const blocks = Math.ceil(last.extent / Math.max(1, Math.floor(mostTerms / k)));
+    return Math.ceil(last.extent / blocks) * k;
+  }
+  const blocks = Math.ceil(k / (k <= 800 ? k : 512));
+  return blocks === 1 ? k : Math.ceil(k / blocks / lanes) * lanes;
+}
+
+/** Whether an operand of runs of k is read where it is: rows of P that are contiguous, or what is contiguous along the panel and stays in cache. */
+function readsRuns(matrix: OrientedMatrix, side: "p" | "q", reuse: number, kBlock: number): boolean {
+  const { storage, along, overK, constant } = matrix;
+  if (storage !== "fp32" || (constant && side === "q")) return false;
+  if (side === "p" && overK === 1) return true;
+  // A line of every k: worth copying for many panels of the other operand.
+  return along === 1 && reuse <= 8 && kBlock * overK * 4 <= residentBytes / 2;
+}
+
 function gcd(a: number, b: number): number {
   return b === 0 ? a : gcd(b, a % b);
 }
 
 /** Cycles of one thread, roughly. */
-function cost({ k }: GemmSpec, o: Oriented, geometry: Geometry): number {
+function cost(spec: GemmSpec, o: Oriented, geometry: Geometry): number {
+  const k = termsOf(spec);
   const tile = tileOf(o, geometry);
   const { lanes } = geometry;
   const rows = pPanels(o.p, tile.rows);
@@ -264,8 +307,12 @@ function cost({ k }: GemmSpec, o: Oriented, geometry: Geometry): number {
   const compute = Math.max(o.p * perRow, (4 * rows.count) / tile.vectors) * vectors * k;
   const packing = (matrix: OrientedMatrix, extent: number) =>
     matrix.constant ? 0 : extent * k * (matrix.along === 1 ? 0.12 : matrix.overK === 1 ? 0.35 : 2);
-  const pPacking = readsInPlace(o.pMatrix, o.p, tile.rows, k) ? 0 : packing(o.pMatrix, o.p);
-  const qPacking = readsAlong(o.qMatrix, k) ? 0 : packing(o.qMatrix, o.q);
+  const runs = o.pMatrix.sums.length > 0;
+  const block = blockOf(spec, lanes);
+  const pInPlace = runs ? readsRuns(o.pMatrix, "p", 1, block) : readsInPlace(o.pMatrix, o.p, tile.rows, k);
+  const qInPlace = runs ? readsRuns(o.qMatrix, "q", 1, block) : readsAlong(o.qMatrix, k);
+  const pPacking = pInPlace ? 0 : packing(o.pMatrix, o.p);
+  const qPacking = qInPlace ? 0 : packing(o.qMatrix, o.q);
   const stores = o.p * o.q * (o.c.q === 1 ? 0.15 : 0.5);
   return compute + pPacking + qPacking + stores;
 }
@@ -346,31 +393,31 @@ function planRows(spec: GemmSpec, o: Oriented, isa: Isa, { lanes }: Geometry, th
 
 /** Steps for tiles. */
 function planTiles(spec: GemmSpec, o: Oriented, isa: Isa, geometry: Geometry, threads: number): GemmPlan {
-  const { k, batch } = spec;
+  const { k, batch, sums = [] } = spec;
   const { lanes } = geometry;
+  const terms = termsOf(spec);
   const tile = tileOf(o, geometry);
   const columns = tile.vectors * lanes;
   const panels = { p: pPanels(o.p, tile.rows), q: qPanels(o.q, columns) };
   // Q's panels stream by: they are packed, if at all, by the only task that needs them. If P is too large to stay in cache, the larger one does.
-  const outer = o.p * k * 4 <= residentBytes || o.q > o.p ? "q" : "p";
+  const outer = o.p * terms * 4 <= residentBytes || o.q > o.p ? "q" : "p";
   const inner = outer === "p" ? "q" : "p";
 
-  // Blocks of k: the resident operand's chunk fits the cache, a streamed panel stays near.
-  const most = k <= 800 ? k : 512;
-  const kBlocks = Math.ceil(k / most);
-  const kBlock = kBlocks === 1 ? k : Math.ceil(k / kBlocks / lanes) * lanes;
-  const many = kBlock < k;
+  const kBlock = blockOf(spec, lanes);
+  const cut = { k, kBlock, sums };
+  const kBlocks = blocksOf(cut);
+  const many = kBlocks > 1;
   const panelSize = { p: tile.rows, q: columns };
   const batches = batch.reduce((all, size) => all * size, 1);
 
   // Tasks.
-  const flops = 2 * spec.m * spec.n * k * batches;
+  const flops = 2 * spec.m * spec.n * terms * batches;
   const mostTasks = threads === 1 ? 1 : Math.max(1, Math.min(Math.ceil(flops / taskFlops), threads * 8));
   const fits = Math.max(1, Math.floor(residentBytes / (kBlock * panelSize[inner] * 4)));
   let innerChunks = Math.ceil(panels[inner].count / fits);
   const few = Math.min(mostTasks, threads);
   // Where nothing is packed, tasks share P out rather than Q: P is read at once, and other cores may have just written it; Q is asked for in time.
-  if (outer === "q" && readsAlong(o.qMatrix, k) && readsInPlace(o.pMatrix, o.p, tile.rows, k)) {
+  if (outer === "q" && sums.length === 0 && readsAlong(o.qMatrix, k) && readsInPlace(o.pMatrix, o.p, tile.rows, k)) {
     const rowChunks = Math.min(Math.ceil(few / batches), Math.floor(panels.p.count / 4));
     innerChunks = Math.max(innerChunks, rowChunks);
   }
@@ -378,9 +425,14 @@ function planTiles(spec: GemmSpec, o: Oriented, isa: Isa, geometry: Geometry, th
     innerChunks = Math.min(panels[inner].count, Math.ceil(few / (batches * panels[outer].count)));
   const innerChunk = Math.ceil(panels[inner].count / innerChunks);
   const partialPanels = Math.floor(partialBytes / (tile.rows * columns * 4 * innerChunk));
+  // What all of a batch read stays in cache from task to task.
+  const outerMatrix = outer === "p" ? o.pMatrix : o.qMatrix;
+  const stays = batch.some((_, i) => outerMatrix.batch[i] === 0)
+    ? Math.max(1, Math.floor(residentBytes / (terms * panelSize[outer] * 4)))
+    : panels[outer].count;
   const outerChunk = chunkOf(panels[outer].count, {
     others: batches * innerChunks,
-    most: many ? Math.max(1, partialPanels) : panels[outer].count,
+    most: Math.min(stays, many ? Math.max(1, partialPanels) : panels[outer].count),
     mostTasks,
     overhead: 10 / panelSize[outer],
     threads,
@@ -395,14 +447,15 @@ function planTiles(spec: GemmSpec, o: Oriented, isa: Isa, geometry: Geometry, th
   const access = (side: "p" | "q"): Side["access"] => {
     const matrix = side === "p" ? o.pMatrix : o.qMatrix;
     const reuse = side === "p" ? panels.q.count : panels.p.count;
-    if (side === "p" && readsInPlace(matrix, o.p, tile.rows, k)) return "direct";
-    if (side === "q" && readsAlong(matrix, k)) return "direct";
+    if (sums.length > 0 && readsRuns(matrix, side, reuse, kBlock)) return "direct";
+    if (sums.length === 0 && side === "p" && readsInPlace(matrix, o.p, tile.rows, k)) return "direct";
+    if (sums.length === 0 && side === "q" && readsAlong(matrix, k)) return "direct";
     if (side === "p" && matrix.storage === "fp32" && reuse === 1) return "direct";
     if (side === "q" && matrix.along === 1 && reuse <= 2 && !matrix.constant) return "direct";
     if (matrix.constant) return "shared";
     if (side === outer) return "local";
     // A large packed copy goes through memory: packing it once a task is better where that is little work beside the task.
-    const bytes = panels[side].count * kBlocksOf(k, kBlock) * (side === "p" ? packedP : packedQ).panelBytes;
+    const bytes = panels[side].count * kBlocks * (side === "p" ? packedP : packedQ).panelBytes;
     const unit = matrix.along === 1 || (side === "p" && matrix.overK === 1);
     const reused = (outerChunk * panelSize[outer]) / (2 * lanes);
     if (bytes > largeCopy && unit && reused >= 4) return "local";
@@ -434,14 +487,14 @@ function planTiles(spec: GemmSpec, o: Oriented, isa: Isa, geometry: Geometry, th
     const present = batch.map((_, i) => i).filter((i) => matrix.batch[i] !== 0);
     const kernel: PackKernel = {
       isa,
-      k,
-      kBlock,
+      ...cut,
+      sums: sums.map(({ extent }, i) => ({ extent, stride: matrix.sums[i]! * bytes })),
       batch: present.map((i) => batch[i]!),
       side: { ...common, chunk: 1, argument: 0, access: "shared", batch: [] },
       batchBytes: present.map((i) => matrix.batch[i]! * bytes),
     };
-    const elements = present.reduce((all, i) => all * batch[i]!, o[name] * k);
-    const one = kBlocksOf(k, kBlock) * panels[name].count * common.packed.panelBytes;
+    const elements = present.reduce((all, i) => all * batch[i]!, o[name] * terms);
+    const one = kBlocks * panels[name].count * common.packed.panelBytes;
     const temp = { temp: temps.length };
     temps.push(present.reduce((all, i) => all * batch[i]!, one));
     const step: StepPlan<GemmArgument> = {
@@ -472,8 +525,12 @@ function planTiles(spec: GemmSpec, o: Oriented, isa: Isa, geometry: Geometry, th
   const cBytes = storageBytes[spec.c.dtype];
   const kernel: GemmKernel = {
     isa,
-    k,
-    kBlock,
+    ...cut,
+    sums: sums.map(({ extent }, i) => ({
+      extent,
+      p: o.pMatrix.sums[i]! * storageBytes[o.pMatrix.storage],
+      q: o.qMatrix.sums[i]! * storageBytes[o.qMatrix.storage],
+    })),
     batch,
     p,
     q,
@@ -500,8 +557,6 @@ function planTiles(spec: GemmSpec, o: Oriented, isa: Isa, geometry: Geometry, th
   return { temps, kept, setup, steps, scratchBytes, flops, bytes };
 }
 
-const kBlocksOf = (k: number, kBlock: number) => Math.ceil(k / kBlock);
-
 /** A row of a packed panel: not a multiple of 4096 bytes, so that rows fall into different sets. */
 function rowBytes(kBlock: number): number {
   const bytes = Math.ceil(kBlock / 16) * 64;
@@ -513,7 +568,9 @@ function byK(width: number, kBlock: number): PackedLayout {
 }
 
 /** Bytes of a, b and c, every element counted once. */
-function operandBytes({ m, n, k, batch, a, b, c }: GemmSpec): number {
+function operandBytes(spec: GemmSpec): number {
+  const { m, n, batch, a, b, c } = spec;
+  const k = termsOf(spec);
   const of = (matrix: Matrix, elements: number) =>
     batch.reduce((all, size, i) => (matrix.batch[i] === 0 ? all : all * size), elements) * storageBytes[matrix.dtype];
   return of(a, m * k) + of(b, k * n) + of(c, m * n);

@@ -80,6 +80,7 @@ export function planSgemm(
   spec: GemmSpec,
   { address, from }: Sgemm,
 ): Omit<StepPlan<GemmArgument>, "bytes" | "flops"> | undefined {
+  if ((spec.sums ?? []).length > 0) return undefined;
   if (callFlops(spec) < from[kindOf(spec)] || Math.max(spec.m, spec.n, spec.k) > mostInt) return undefined;
   // The library stores rows here: columns are the rows of the transposed product, whose factors change places.
   const byRow = operandOf(spec.c, spec.m, spec.n)?.transposed === false;
