@@ -33,6 +33,7 @@ export type { ProgramReport, StageReport } from "./engines/report.ts";
 export { StateStore } from "./engines/state.ts";
 export type { Plan, StageSpec, StatePlan, UpdateMode } from "./ir/plan.ts";
 export { type OpName, ops } from "./ops/index.ts";
+export { type FreezeOptions, foldBatchNorm, freeze } from "./passes/freeze.ts";
 export {
   concat,
   constant,

@@ -1,5 +1,6 @@
 // Public exports of anekit/nn: layers, composites, losses.
 
+export { BatchNorm2d, type BatchNormUse, Conv2d, type Conv2dOptions, ConvTranspose2d } from "./convolution.ts";
 export { einsum } from "./einsum.ts";
 export * from "./functional.ts";
 export {

@@ -23,6 +23,8 @@ export class Scope {
   readonly empty: boolean;
   /** Every parameter made in this scope and below, by full name, in order of creation. */
   readonly parameters: Map<string, Tensor>;
+  /** State that is not trained but follows the batches: running means and variances, by full name. */
+  readonly statistics: Map<string, Tensor>;
   readonly #prefix: string;
 
   constructor({ dtype = "fp16", seed = 0, empty = false }: ScopeOptions = {}, parent?: Scope, prefix = "") {
@@ -32,17 +34,27 @@ export class Scope {
     this.seed = seed;
     this.empty = empty;
     this.parameters = parent?.parameters ?? new Map();
+    this.statistics = parent?.statistics ?? new Map();
     this.#prefix = prefix;
   }
 
-  /** A scope whose names start with `name.`. */
-  at(name: string): Scope {
-    return new Scope(this, this, `${this.#prefix}${name}.`);
+  /** A scope whose names start with `name.`, or with another separator. */
+  at(name: string, separator = "."): Scope {
+    return new Scope(this, this, `${this.#prefix}${name}${separator}`);
   }
 
   parameter(name: string, shape: Shape, init: Init): Tensor {
+    return this.#make(this.parameters, name, shape, init);
+  }
+
+  statistic(name: string, shape: Shape, value: number): Tensor {
+    return this.#make(this.statistics, name, shape, { value });
+  }
+
+  #make(kind: Map<string, Tensor>, name: string, shape: Shape, init: Init): Tensor {
     const full = `${this.#prefix}${name}`;
-    if (this.parameters.has(full)) throw new ConfigError("scope", `two parameters are named "${full}"`);
+    if (this.parameters.has(full) || this.statistics.has(full))
+      throw new ConfigError("scope", `two parameters are named "${full}"`);
     checkShape(`parameter "${full}"`, shape);
     const initial = () => {
       if ("value" in init) return init.value;
@@ -50,7 +62,7 @@ export class Scope {
       return new RandomStream(this.seed, full).normals(new Float32Array(sizeOf(shape)), init.std);
     };
     const made = parameter(initial(), shape, { dtype: this.dtype, name: full });
-    this.parameters.set(full, made);
+    kind.set(full, made);
     return made;
   }
 }
@@ -110,9 +122,17 @@ export class LayerNorm {
   readonly beta: Tensor;
   readonly epsilon: number;
 
-  constructor(scope: Scope, width: number, { epsilon = 1e-5 } = {}) {
-    this.gamma = scope.parameter("gamma", [width], { value: 1 });
-    this.beta = scope.parameter("beta", [width], { value: 0 });
+  /** @param options.names of gain and bias, where checkpoints call them otherwise */
+  constructor(
+    scope: Scope,
+    width: number,
+    {
+      epsilon = 1e-5,
+      names: [gamma, beta] = ["gamma", "beta"],
+    }: { readonly epsilon?: number; readonly names?: readonly [string, string] } = {},
+  ) {
+    this.gamma = scope.parameter(gamma, [width], { value: 1 });
+    this.beta = scope.parameter(beta, [width], { value: 0 });
     this.epsilon = epsilon;
   }
 

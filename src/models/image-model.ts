@@ -1,0 +1,52 @@
+// What networks for images have in common: named state, its count, the checks of configurations and images.
+
+import * as v from "valibot";
+import { ConfigError, formatAval, ShapeError } from "../core/errors.ts";
+import type { BatchNormUse } from "../nn/convolution.ts";
+import type { Scope } from "../nn/layers.ts";
+import type { Tensor } from "../tensor.ts";
+
+/** A size in a configuration. */
+export const positive = v.pipe(v.number(), v.integer(), v.minValue(1), v.maxValue(2 ** 16));
+
+/** A checked configuration. @throws {ConfigError} naming the field. */
+export function checkConfig<S extends v.GenericSchema>(schema: S, config: unknown): v.InferOutput<S> {
+  const parsed = v.safeParse(schema, config);
+  if (parsed.success) return parsed.output;
+  const [issue] = parsed.issues;
+  throw new ConfigError("model", `${v.getDotPath(issue) ?? "configuration"}: ${issue.message}`);
+}
+
+/** @throws {ShapeError} unless `images` is [N, channels, H, W] with sides that `side` divides. */
+export function requireImages(where: string, images: Tensor, channels: number, side = 1): void {
+  const { shape } = images;
+  if (shape.length !== 4 || shape[1] !== channels)
+    throw new ShapeError(where, `images are ${formatAval(images.aval)}, not [N, ${channels}, H, W]`);
+  if (shape[2]! % side !== 0 || shape[3]! % side !== 0) {
+    throw new ShapeError(where, `${shape[2]} by ${shape[3]} pixels do not divide by ${side}`, {
+      remedy: `pad the images to multiples of ${side}`,
+    });
+  }
+}
+
+/** A network from images [N, C, H, W]. Parameters and statistics have the names of PyTorch's checkpoints. */
+export abstract class ImageModel {
+  readonly dtype: "fp16" | "fp32";
+  /** What is trained, by name. */
+  readonly parameters: ReadonlyMap<string, Tensor>;
+  /** Running statistics of batch norms, by name: not trained, but part of a checkpoint. */
+  readonly statistics: ReadonlyMap<string, Tensor>;
+
+  constructor({ dtype, parameters, statistics }: Scope) {
+    this.dtype = dtype;
+    this.parameters = parameters;
+    this.statistics = statistics;
+  }
+
+  /** Number of trainable numbers. */
+  get parameterCount(): number {
+    return [...this.parameters.values()].reduce((sum, { size }) => sum + size, 0);
+  }
+
+  abstract forward(images: Tensor, use?: BatchNormUse): Tensor;
+}

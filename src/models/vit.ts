@@ -1,0 +1,122 @@
+// Vision transformers (Dosovitskiy et al. 2021) in the form and with the names of torchvision: pre-norm layers, a class token, exact gelu.
+
+import * as v from "valibot";
+import { ConfigError, formatAval, ShapeError } from "../core/errors.ts";
+import { Conv2d } from "../nn/convolution.ts";
+import { attention, mergeHeads, splitHeads } from "../nn/functional.ts";
+import { LayerNorm, Linear, Scope, type ScopeOptions } from "../nn/layers.ts";
+import type { Tensor } from "../tensor.ts";
+import { checkConfig, ImageModel, positive } from "./image-model.ts";
+
+// Shape letters: N images, T positions (patches and the class token), C channels (nEmbd).
+
+/** Shape of a model, as checkpoints store it. */
+export const vitConfigSchema = v.strictObject({
+  /** Side of the images. */
+  imageSize: positive,
+  /** Side of a patch. */
+  patchSize: positive,
+  nLayer: positive,
+  nHead: positive,
+  nEmbd: positive,
+  hiddenDim: positive,
+  /** Channels of the images. */
+  channels: positive,
+  classes: positive,
+});
+export type VitConfig = v.InferOutput<typeof vitConfigSchema>;
+/** hiddenDim is 4 nEmbd unless stated, channels 3, classes 1000. */
+export type VitOptions = Omit<VitConfig, "hiddenDim" | "channels" | "classes"> &
+  Partial<Pick<VitConfig, "hiddenDim" | "channels" | "classes">>;
+
+/** Fills and checks a configuration. @throws {ConfigError} naming the field. */
+export function vitConfig(options: VitOptions): VitConfig {
+  const config = checkConfig(vitConfigSchema, {
+    hiddenDim: 4 * options.nEmbd,
+    channels: 3,
+    classes: 1000,
+    ...options,
+  });
+  const { imageSize, patchSize, nEmbd, nHead } = config;
+  if (imageSize % patchSize !== 0)
+    throw new ConfigError("model", `patchSize ${patchSize} does not divide imageSize ${imageSize}`);
+  if (nEmbd % nHead !== 0) throw new ConfigError("model", `nHead ${nHead} does not divide nEmbd ${nEmbd}`);
+  return config;
+}
+
+interface Layer {
+  readonly norm1: LayerNorm;
+  /** Queries, keys and values, one after another. */
+  readonly qkv: Linear;
+  readonly out: Linear;
+  readonly norm2: LayerNorm;
+  readonly up: Linear;
+  readonly down: Linear;
+}
+
+/** Images [N, channels, imageSize, imageSize] to logits [N, classes]. */
+export class VisionTransformer extends ImageModel {
+  readonly config: VitConfig;
+  readonly #patches: Conv2d;
+  readonly #classToken: Tensor;
+  readonly #positions: Tensor;
+  readonly #layers: readonly Layer[];
+  readonly #norm: LayerNorm;
+  readonly #head: Linear;
+
+  /** @throws {ConfigError} naming the field. */
+  constructor(options: VitOptions, scopeOptions: ScopeOptions = {}) {
+    const config = vitConfig(options);
+    const scope = new Scope(scopeOptions);
+    super(scope);
+    this.config = config;
+    const { imageSize, patchSize, nLayer, nEmbd, hiddenDim, channels, classes } = config;
+    const positions = (imageSize / patchSize) ** 2 + 1;
+    const norm = (at: Scope) => new LayerNorm(at, nEmbd, { epsilon: 1e-6, names: ["weight", "bias"] });
+    this.#classToken = scope.parameter("class_token", [1, 1, nEmbd], { value: 0 });
+    const std = 1 / Math.sqrt(channels * patchSize ** 2);
+    this.#patches = new Conv2d(scope.at("conv_proj"), channels, nEmbd, patchSize, { stride: patchSize, std });
+    const encoder = scope.at("encoder");
+    this.#positions = encoder.parameter("pos_embedding", [1, positions, nEmbd], { std: 0.02 });
+    this.#layers = Array.from({ length: nLayer }, (_, i): Layer => {
+      const layer = encoder.at(`layers.encoder_layer_${i}`);
+      const self = layer.at("self_attention");
+      return {
+        norm1: norm(layer.at("ln_1")),
+        qkv: new Linear(self.at("in_proj", "_"), nEmbd, 3 * nEmbd),
+        out: new Linear(self.at("out_proj"), nEmbd, nEmbd),
+        norm2: norm(layer.at("ln_2")),
+        up: new Linear(layer.at("mlp.0"), nEmbd, hiddenDim),
+        down: new Linear(layer.at("mlp.3"), hiddenDim, nEmbd),
+      };
+    });
+    this.#norm = norm(encoder.at("ln"));
+    this.#head = new Linear(scope.at("heads.head"), nEmbd, classes);
+  }
+
+  forward(images: Tensor): Tensor {
+    const { imageSize, channels, nHead, nEmbd } = this.config;
+    const [n] = images.shape as [number];
+    if (
+      images.rank !== 4 ||
+      images.shape.slice(1).some((extent, i) => extent !== [channels, imageSize, imageSize][i])
+    ) {
+      const wanted = `[N, ${channels}, ${imageSize}, ${imageSize}]`;
+      throw new ShapeError("vit", `images are ${formatAval(images.aval)}, not ${wanted}`);
+    }
+    const patches = this.#patches.forward(images).reshape([n, nEmbd, -1]).transpose([0, 2, 1]);
+    let x = this.#classToken.broadcastTo([n, 1, nEmbd]).concat([patches], 1).add(this.#positions); // [N, T, C]
+    for (const { norm1, qkv, out, norm2, up, down } of this.#layers) {
+      const heads = qkv
+        .forward(norm1.forward(x))
+        .split(3, -1)
+        .map((each) => splitHeads(each, nHead));
+      const [q, k, values] = heads as [Tensor, Tensor, Tensor];
+      x = x.add(out.forward(mergeHeads(attention(q, k, values))));
+      x = x.add(down.forward(up.forward(norm2.forward(x)).gelu()));
+    }
+    // Only the class token is classified: the last norm is of its rows alone.
+    const token = x.sliceBySize([0, 0, 0], [n, 1, nEmbd]).reshape([n, nEmbd]);
+    return this.#head.forward(this.#norm.forward(token));
+  }
+}
