@@ -1,5 +1,5 @@
 # Shared by the generators: the number sequence that tests compute too, and arrays as base64 of little-endian float32.
-# To write the files again: pip install torch numpy; python composites.py; python optimizers.py; python models.py; npx biome check --write .
+# To write the files again: pip install torch numpy; python composites.py; python optimizers.py; python models.py; python images.py (torchvision, too); npx biome check --write .
 
 import base64
 import json
