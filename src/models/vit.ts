@@ -2,7 +2,6 @@
 
 import * as v from "valibot";
 import { ConfigError, formatAval, ShapeError } from "../core/errors.ts";
-import { Conv2d } from "../nn/convolution.ts";
 import { attention, mergeHeads, splitHeads } from "../nn/functional.ts";
 import { LayerNorm, Linear, Scope, type ScopeOptions } from "../nn/layers.ts";
 import type { Tensor } from "../tensor.ts";
@@ -44,6 +43,29 @@ export function vitConfig(options: VitOptions): VitConfig {
   return config;
 }
 
+/**
+ * Images [N, channels, H, W] to one row a patch [N, patches, C]: a convolution in the checkpoint, but as its windows do not overlap, one product,
+ * which has no limit of 13 taps on the chip.
+ */
+class PatchEmbedding {
+  readonly weight: Tensor;
+  readonly bias: Tensor;
+
+  constructor(scope: Scope, { channels, patchSize, nEmbd }: VitConfig) {
+    const std = 1 / Math.sqrt(channels * patchSize ** 2);
+    this.weight = scope.parameter("weight", [nEmbd, channels, patchSize, patchSize], { std });
+    this.bias = scope.parameter("bias", [nEmbd], { value: 0 });
+  }
+
+  forward(images: Tensor): Tensor {
+    const [nEmbd, channels, patchSize] = this.weight.shape as [number, number, number];
+    const taps = channels * patchSize ** 2;
+    const rows = images.pixelUnshuffle(patchSize).reshape([images.shape[0]!, taps, -1]).transpose([0, 2, 1]); // [N, patches, taps]
+    const product = rows.reshape([-1, taps]).matmul(this.weight.reshape([nEmbd, taps]), { transposeY: true });
+    return product.add(this.bias).reshape([...rows.shape.slice(0, 2), nEmbd]);
+  }
+}
+
 interface Layer {
   readonly norm1: LayerNorm;
   /** Queries, keys and values, one after another. */
@@ -57,7 +79,7 @@ interface Layer {
 /** Images [N, channels, imageSize, imageSize] to logits [N, classes]. */
 export class VisionTransformer extends ImageModel {
   readonly config: VitConfig;
-  readonly #patches: Conv2d;
+  readonly #patches: PatchEmbedding;
   readonly #classToken: Tensor;
   readonly #positions: Tensor;
   readonly #layers: readonly Layer[];
@@ -70,12 +92,11 @@ export class VisionTransformer extends ImageModel {
     const scope = new Scope(scopeOptions);
     super(scope);
     this.config = config;
-    const { imageSize, patchSize, nLayer, nEmbd, hiddenDim, channels, classes } = config;
+    const { imageSize, patchSize, nLayer, nEmbd, hiddenDim, classes } = config;
     const positions = (imageSize / patchSize) ** 2 + 1;
     const norm = (at: Scope) => new LayerNorm(at, nEmbd, { epsilon: 1e-6, names: ["weight", "bias"] });
     this.#classToken = scope.parameter("class_token", [1, 1, nEmbd], { value: 0 });
-    const std = 1 / Math.sqrt(channels * patchSize ** 2);
-    this.#patches = new Conv2d(scope.at("conv_proj"), channels, nEmbd, patchSize, { stride: patchSize, std });
+    this.#patches = new PatchEmbedding(scope.at("conv_proj"), config);
     const encoder = scope.at("encoder");
     this.#positions = encoder.parameter("pos_embedding", [1, positions, nEmbd], { std: 0.02 });
     this.#layers = Array.from({ length: nLayer }, (_, i): Layer => {
@@ -104,8 +125,8 @@ export class VisionTransformer extends ImageModel {
       const wanted = `[N, ${channels}, ${imageSize}, ${imageSize}]`;
       throw new ShapeError("vit", `images are ${formatAval(images.aval)}, not ${wanted}`);
     }
-    const patches = this.#patches.forward(images).reshape([n, nEmbd, -1]).transpose([0, 2, 1]);
-    let x = this.#classToken.broadcastTo([n, 1, nEmbd]).concat([patches], 1).add(this.#positions); // [N, T, C]
+    const token = this.#classToken.broadcastTo([n, 1, nEmbd]);
+    let x = token.concat([this.#patches.forward(images)], 1).add(this.#positions); // [N, T, C]
     for (const { norm1, qkv, out, norm2, up, down } of this.#layers) {
       const heads = qkv
         .forward(norm1.forward(x))
@@ -116,7 +137,7 @@ export class VisionTransformer extends ImageModel {
       x = x.add(down.forward(up.forward(norm2.forward(x)).gelu()));
     }
     // Only the class token is classified: the last norm is of its rows alone.
-    const token = x.sliceBySize([0, 0, 0], [n, 1, nEmbd]).reshape([n, nEmbd]);
-    return this.#head.forward(this.#norm.forward(token));
+    const row = x.sliceBySize([0, 0, 0], [n, 1, nEmbd]).reshape([n, nEmbd]);
+    return this.#head.forward(this.#norm.forward(row));
   }
 }

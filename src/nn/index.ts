@@ -14,5 +14,6 @@ export {
   Linear,
   RmsNorm,
   Scope,
+  type ScopeOptions,
   SwigluMlp,
 } from "./layers.ts";
