@@ -18,7 +18,12 @@ export const espcnConfigSchema = v.strictObject({
   /** Channels of the images: 1 for luminance, as in the paper. */
   channels: positive,
   /** [side, output channels] of each convolution but the last. */
-  filters: v.pipe(v.array(v.tuple([odd, positive])), v.minLength(1), v.maxLength(16)),
+  filters: v.pipe(
+    v.array(v.pipe(v.tuple([odd, positive]), v.readonly())),
+    v.minLength(1),
+    v.maxLength(16),
+    v.readonly(),
+  ),
   /** Side of the last convolution's filters. */
   lastFilter: odd,
   activation: v.picklist(["tanh", "relu"]),

@@ -19,7 +19,7 @@ interface ImagePreset {
 
 const imageNet = [3, 224, 224];
 
-const resNet = (block: "basic" | "bottleneck", layers: number[], summary: string): ImagePreset => ({
+const resNet = (block: "basic" | "bottleneck", layers: readonly number[], summary: string): ImagePreset => ({
   summary,
   image: imageNet,
   make: (options) => new ResNet({ block, layers }, options),

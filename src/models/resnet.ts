@@ -12,7 +12,7 @@ import { checkConfig, ImageModel, positive, requireImages } from "./image-model.
 export const resNetConfigSchema = v.strictObject({
   block: v.picklist(["basic", "bottleneck"]),
   /** Blocks of each stage; every stage but the first halves the sides and doubles the channels. */
-  layers: v.pipe(v.array(positive), v.minLength(1), v.maxLength(8)),
+  layers: v.pipe(v.array(positive), v.minLength(1), v.maxLength(8), v.readonly()),
   /** Channels of the first stage. */
   width: positive,
   /** Channels of the images. */

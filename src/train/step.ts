@@ -88,6 +88,7 @@ export function buildTraining(spec: StepSpec): TrainingGraphs {
   const { task, optimizer, policy, clipNorm, accumulation, hostStages = false } = spec;
   const trained = [...task.parameters].map(([name, tensor]) => trainedParameter(name, tensor, spec));
   const watched = task.watch ?? [];
+  const followed = task.updates ?? new Map<Tensor, Tensor>();
   const parameters = trained.map(({ parameter: p }) => p);
 
   const lossScale = input([], { name: "loss_scale", dtype: task.loss.dtype });
@@ -122,6 +123,7 @@ export function buildTraining(spec: StepSpec): TrainingGraphs {
     if (weight !== p) replaced.set(p, next.parameter.cast(p.dtype));
     for (const [slot, value] of Object.entries(next.slots)) replaced.set(slots[slot]!, value);
   }
+  for (const [old, next] of followed) replaced.set(old, next);
   // A step counts if nothing overflowed: not the derivatives, not their sums over micro-steps, not what the optimizer gets, not what comes out of
   // it. In a mixed policy the magnitudes cross from the fp16 stage to the fp32 stage.
   const within = (magnitude: Tensor, limits: typeof finiteLimit | typeof gradientLimit) =>
@@ -144,11 +146,11 @@ export function buildTraining(spec: StepSpec): TrainingGraphs {
 
   // fp32 work is a stage of its own, which the chip leaves to the CPU.
   const stagesOf = (name: string): StageSpec[] => [
-    ...(hostStages ? hostStage(task) : []),
+    ...(hostStages ? hostStage(task.loss) : []),
     ...(policy.state === policy.compute
       ? [{ name }]
       : [
-          { name: "backward", compute: [task.loss, ...gradients, peak] },
+          { name: "backward", compute: [task.loss, ...gradients, peak, ...followed.values()] },
           { name, ...(hostStages && { on: "cpu" }) },
         ]),
   ];
@@ -164,6 +166,11 @@ export function buildTraining(spec: StepSpec): TrainingGraphs {
     addState(name, p);
     if (weight !== p) addState(`${name}.master`, weight);
     for (const [slot, tensor] of Object.entries(slots)) addState(`${name}.${slot}`, tensor);
+  }
+  for (const tensor of followed.keys()) {
+    if (tensor.node.kind !== "parameter")
+      throw new ConfigError("train", "`updates` of the task replace parameters only");
+    addState(tensor.node.name, tensor);
   }
   return {
     accumulate: seenPeak && accumulateGraph(task, trained, sums, seenPeak, peak, stagesOf("accumulate")),
@@ -186,7 +193,7 @@ export function buildTraining(spec: StepSpec): TrainingGraphs {
  * The stage that prepares for the Neural Engine what it cannot compute: everything that follows from integers alone, such as one-hot rows of labels,
  * up to where numbers that are trained or computed join it.
  */
-export function hostStage({ loss }: Task): StageSpec[] {
+export function hostStage(loss: Tensor): StageSpec[] {
   const order = topologicalOrder([loss], computedOperands);
   const fromIntegers = new Set<Node>();
   for (const node of order) {
@@ -219,5 +226,7 @@ function accumulateGraph(
 ): StepGraph {
   const update = new Map<Tensor, Tensor>(trained.map(({ accumulator }, i) => [accumulator!, sums[i]!]));
   update.set(seenPeak, peak.reshape([1]));
+  const finite = peak.less(finiteLimit[peak.dtype as "fp16" | "fp32"]);
+  for (const [old, next] of task.updates ?? []) update.set(old, finite.select(next, old));
   return { outputs: { loss: task.loss }, update, stages };
 }

@@ -14,6 +14,10 @@ export interface Task {
   readonly parameters: ReadonlyMap<string, Tensor>;
   /** Scalar; its inputs are what `batch` feeds. */
   readonly loss: Tensor;
+  /** State that every micro-step replaces beside what is trained, with its next value: running statistics of batch norms. */
+  readonly updates?: ReadonlyMap<Tensor, Tensor>;
+  /** What validation computes where that is another graph than `loss`: batch norms with their running statistics. */
+  readonly validationLoss?: Tensor;
   /** Further tensors whose derivatives are checked for overflow before anything can cancel: logits, residual streams. */
   readonly watch?: readonly Tensor[];
   /** Feeds of the index-th micro-step since the beginning; a function of the index alone, so that a resumed run sees the same batches. */

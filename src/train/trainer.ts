@@ -130,8 +130,10 @@ export class Trainer implements Disposable {
       };
       const apply = await load(graphs.apply);
       const accumulate = graphs.accumulate && (await load(graphs.accumulate));
-      const stages = [...(hostStages ? hostStage(task) : []), { name: "evaluate" }];
-      const evaluate = task.validation && (await load({ outputs: { loss: task.loss }, update: new Map(), stages }));
+      const { loss, validationLoss = loss } = task;
+      const stages = [...(hostStages ? hostStage(validationLoss) : []), { name: "evaluate" }];
+      const evaluate =
+        task.validation && (await load({ outputs: { loss: validationLoss }, update: new Map(), stages }));
       return new Trainer(options, policy, graphs, { apply, accumulate, evaluate }, borrowed);
     } catch (error) {
       for (const program of programs) program.dispose();
@@ -158,7 +160,7 @@ export class Trainer implements Disposable {
     return this.task.itemsPerBatch * this.#accumulation;
   }
 
-  /** One optimizer step: all micro-steps and the update, or nothing at all where something overflowed. State is unchanged when it throws. */
+  /** One optimizer step: all micro-steps and the update, or nothing at all where something overflowed. State is unchanged when it throws, but for running statistics that earlier micro-steps moved. */
   async step(signal?: AbortSignal): Promise<StepEvent> {
     const started = performance.now();
     const { progress, policy } = this;
