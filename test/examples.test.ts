@@ -48,6 +48,13 @@ test.concurrent("05-mil prints a program and reads it back", async () => {
   expect(out.match(/read back: matmul -> softmax, results scores/g)).toHaveLength(2);
 }, 60_000);
 
+test.concurrent("06-image ranks the classes of an image", async () => {
+  const out = await run("examples/06-image.ts", "resnet-18", "64");
+  expect(out).toContain("11.7 million parameters");
+  expect(out.match(/^class +\d+: [-\d.]+$/gm)).toHaveLength(5);
+  expect(out).toMatch(/[\d.]+ ms an image/);
+}, 60_000);
+
 test.concurrent("the README's quickstart runs and learns", async () => {
   const [, code] = /```ts\n([\s\S]*?)```/.exec(readFileSync(`${root}README.md`, "utf8"))!;
   const file = `${root}examples/.quickstart-${process.pid}.ts`; // beside the examples, where "anekit" resolves
