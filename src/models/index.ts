@@ -1,5 +1,6 @@
 // Public exports of anekit/models.
 
+export { Cnn, type CnnConfig, type CnnForward, type CnnOptions, cnnConfig } from "./cnn.ts";
 export { Espcn, type EspcnConfig, type EspcnOptions } from "./espcn.ts";
 export {
   type GeneratedToken,
