@@ -11,7 +11,8 @@ import { findCheckpoint, loadState, readCheckpointMeta } from "../train/checkpoi
 import { precisionPolicy } from "../train/precision.ts";
 import { type CommandContext, engineOption, jsonOption } from "./command.ts";
 import { clean, note, printJson } from "./output.ts";
-import { findTokenizer, numberOption } from "./train.ts";
+import { numberOption } from "./train.ts";
+import { findTokenizer } from "./train-text.ts";
 
 interface GenerateFlags {
   readonly tokens: number;
@@ -56,7 +57,8 @@ async function run(dir: string, prompt: string, flags: GenerateFlags, signal: Ab
     throw new ConfigError("generate", "the prompt is empty; give it at least one character or leave it out");
   const folder = await findCheckpoint(dir);
   const meta = await readCheckpointMeta(folder);
-  if (meta.model === undefined) throw new ConfigError("generate", `${folder} is no checkpoint of a language model`);
+  if (meta.model === undefined || meta.model.architecture === "cnn")
+    throw new ConfigError("generate", `${folder} is no checkpoint of a language model`);
   await requireSize(folder, meta.model);
   const model = new Gpt(meta.model, { dtype: precisionPolicy(meta.precision).compute, empty: true });
   const tokenizer = findTokenizer(meta.tokenizer ?? "bytes");

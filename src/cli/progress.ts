@@ -11,16 +11,18 @@ export interface TrainView {
   close(): void;
 }
 
-/** One object a line: the library's events, with tokens for items; at the end a summary. */
+/** One object a line: the library's events, with tokens or images for items; at the end a summary. */
 export function jsonView(): TrainView {
+  let item = "item";
   return {
     event(event) {
       if (event.type === "start") {
-        const { itemsPerStep: tokensPerStep, ...rest } = event;
-        printJson({ ...rest, tokensPerStep });
+        const { itemsPerStep, item: what, ...rest } = event;
+        item = what;
+        printJson({ ...rest, [`${item}sPerStep`]: itemsPerStep });
       } else if (event.type === "step") {
-        const { itemsPerSecond: tokensPerSecond, ...rest } = event;
-        printJson({ ...rest, tokensPerSecond });
+        const { itemsPerSecond, ...rest } = event;
+        printJson({ ...rest, [`${item}sPerSecond`]: itemsPerSecond });
       } else if (event.type === "end") {
         const { type: _type, step: steps, ...rest } = event;
         printJson({ summary: { steps, ...rest } });
@@ -48,6 +50,7 @@ function startLines({
   firstStep,
   steps,
   itemsPerStep,
+  item,
 }: StartEvent): string[] {
   if (firstStep > steps)
     return [`engine: ${engine} (${reason})`, `the run is at step ${steps} already; give a larger --steps to go on`];
@@ -55,41 +58,46 @@ function startLines({
   return [
     `engine: ${engine} (${reason})`,
     `model: ${task}, ${formatCount(parameters)} parameters; ${precision}`,
-    `run: ${from} of ${formatCount(itemsPerStep)} tokens`,
+    `run: ${from} of ${formatCount(itemsPerStep)} ${item}s`,
     ...notes,
   ];
 }
 
-function stepText({ loss, learningRate, itemsPerSecond, skipped }: StepEvent): string {
+function stepText({ loss, learningRate, itemsPerSecond, skipped }: StepEvent, item: string): string {
   const note_ = skipped ? "  overflow: step skipped" : "";
-  return `loss ${loss.toFixed(3)}  lr ${learningRate.toExponential(1)}  ${formatCount(itemsPerSecond)} tokens/s${note_}`;
+  return `loss ${loss.toFixed(3)}  lr ${learningRate.toExponential(1)}  ${formatCount(itemsPerSecond)} ${item}s/s${note_}`;
 }
 
-function endText({ step, finalLoss, valLoss, skipped, ms }: EndEvent): string {
-  const val = valLoss === undefined ? "" : `, validation loss ${valLoss.toFixed(3)}`;
+function measuredText(loss: number, accuracy: number | undefined): string {
+  return `validation loss ${loss.toFixed(3)}${accuracy === undefined ? "" : `, accuracy ${(100 * accuracy).toFixed(2)} %`}`;
+}
+
+function endText({ step, finalLoss, valLoss, valAccuracy, skipped, ms }: EndEvent, item: string): string {
+  const val = valLoss === undefined ? "" : `, ${measuredText(valLoss, valAccuracy)}`;
   const lost = skipped === 0 ? "" : `, ${skipped} skipped by overflow`;
-  return `${step} steps in ${formatDuration(ms)}: loss ${finalLoss?.toFixed(3) ?? "unknown"}${val}${lost} (nats per token)`;
+  return `${step} steps in ${formatDuration(ms)}: loss ${finalLoss?.toFixed(3) ?? "unknown"}${val}${lost} (nats per ${item})`;
 }
 
 /** What bars and lines say of the rarer events. */
-function announce(event: TrainEvent): void {
+function announce(event: TrainEvent, item: string): void {
   if (event.type === "start") for (const line of startLines(event)) note(line);
-  else if (event.type === "validation") note(`step ${event.step}: validation loss ${event.loss.toFixed(3)}`);
+  else if (event.type === "validation") note(`step ${event.step}: ${measuredText(event.loss, event.accuracy)}`);
   else if (event.type === "checkpoint") note(`step ${event.step}: saved ${event.path}`);
-  else if (event.type === "end") note(endText(event));
+  else if (event.type === "end") note(endText(event, item));
 }
 
 function lineView(): TrainView {
   let lastLine = -lineEveryMs;
   let steps = 0;
+  let item = "item";
   return {
     event(event) {
-      if (event.type === "start") steps = event.steps;
-      if (event.type !== "step") return announce(event);
+      if (event.type === "start") ({ steps, item } = event);
+      if (event.type !== "step") return announce(event, item);
       const now = performance.now();
       if (now - lastLine < lineEveryMs && event.step !== steps && !event.skipped) return;
       lastLine = now;
-      note(`step ${event.step}/${steps}  ${stepText(event)}`);
+      note(`step ${event.step}/${steps}  ${stepText(event, item)}`);
     },
     close() {},
   };
@@ -102,12 +110,13 @@ function barView(): TrainView {
     bar = undefined;
   };
   let total = 0;
+  let item = "item";
   return {
     event(event) {
-      if (event.type === "start") total = event.steps;
+      if (event.type === "start") ({ steps: total, item } = event);
       if (event.type !== "step") {
         stop(); // so that the line stands above the bar, which starts again with the next step
-        return announce(event);
+        return announce(event, item);
       }
       if (bar === undefined) {
         bar = new SingleBar({
@@ -122,7 +131,7 @@ function barView(): TrainView {
         });
         bar.start(total, event.step - 1, { text: "" });
       }
-      bar.update(event.step, { text: stepText(event) });
+      bar.update(event.step, { text: stepText(event, item) });
     },
     close: stop,
   };
@@ -146,7 +155,7 @@ export function lossCurve(
 }
 
 /** Prints the curve with its title. */
-export function printCurve(losses: readonly number[]): void {
+export function printCurve(losses: readonly number[], item = "token"): void {
   const curve = lossCurve(losses);
-  if (curve !== "") print(`\ntraining loss (nats per token)\n${curve}\n`);
+  if (curve !== "") print(`\ntraining loss (nats per ${item})\n${curve}\n`);
 }

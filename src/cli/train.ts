@@ -1,82 +1,27 @@
-// `anekit train`: trains a GPT on text files, resumably.
+// `anekit train`: trains a GPT on text files or a classifier on images, resumably.
 
 import { existsSync } from "node:fs";
 import { appendFile, mkdir, readFile } from "node:fs/promises";
-import { join, resolve } from "node:path";
-import { crc32 } from "node:zlib";
+import { join } from "node:path";
 import { type Command, InvalidArgumentError, Option } from "commander";
 import * as v from "valibot";
 import { ConfigError } from "../core/errors.ts";
 import { fileError } from "../data/bytes.ts";
-import { loadTextFiles, splitTokens, TokenDataset } from "../data/dataset.ts";
 import { removeStaleTemporaries, writeFileAtomic } from "../data/files.ts";
-import { byteTokenizer, type Tokenizer } from "../data/tokenizer.ts";
 import { parseEngine } from "../engines/open.ts";
-import { Gpt } from "../models/gpt.ts";
-import { findPreset, presets } from "../models/presets.ts";
-import { adamw, warmupCosine } from "../optim/index.ts";
+import { classifierPresets, presets } from "../models/presets.ts";
 import { listCheckpoints } from "../train/checkpoint.ts";
 import type { TrainEvent } from "../train/events.ts";
-import { precisionNames, precisionPolicy } from "../train/precision.ts";
-import { train } from "../train/train.ts";
+import { precisionNames } from "../train/precision.ts";
 import { type CommandContext, engineOption, jsonOption } from "./command.ts";
 import { note } from "./output.ts";
 import { jsonView, printCurve, textView } from "./progress.ts";
+import { imageDefaults, imageKind, imageNames } from "./train-images.ts";
+import type { CommonSettings, TrainFlags, TrainKind, TrainPlan } from "./train-settings.ts";
+import { textDefaults, textKind, tokenizers } from "./train-text.ts";
 
-const positive = v.pipe(v.number(), v.integer(), v.minValue(1));
-
-/** What decides the numbers of a run; written beside the checkpoints, and binding when the run is resumed. */
-const settingsSchema = v.strictObject({
-  model: v.string(),
-  data: v.pipe(v.array(v.string()), v.minLength(1)),
-  tokenizer: v.string(),
-  steps: positive,
-  batch: positive,
-  seqLen: positive,
-  lr: v.number(),
-  warmup: v.pipe(v.number(), v.integer(), v.minValue(0)),
-  seed: v.pipe(v.number(), v.integer(), v.minValue(0)),
-  precision: v.picklist(precisionNames),
-  accumulation: positive,
-  clip: v.number(),
-  /** Length and CRC-32 of the token sequence, to notice data that changed. */
-  tokens: positive,
-  tokensCrc: v.pipe(v.number(), v.integer(), v.minValue(0)),
-});
-type Settings = v.InferOutput<typeof settingsSchema>;
 const settingsFile = "run.json";
 const metricsFile = "metrics.jsonl";
-
-/** Tokenizers by name. */
-const tokenizers: Readonly<Record<string, Tokenizer>> = { bytes: byteTokenizer };
-
-export function findTokenizer(name: string): Tokenizer {
-  const found = Object.hasOwn(tokenizers, name) ? tokenizers[name] : undefined;
-  if (found === undefined)
-    throw new ConfigError("tokenizer", `"${name}" is none of ${Object.keys(tokenizers).join(", ")}`);
-  return found;
-}
-
-interface TrainFlags {
-  readonly model: string;
-  readonly data?: readonly string[];
-  readonly tokenizer: string;
-  readonly steps: number;
-  readonly batch: number;
-  readonly seqLen?: number;
-  readonly lr: number;
-  readonly warmup: number;
-  readonly seed: number;
-  readonly precision: Settings["precision"];
-  readonly accumulation: number;
-  readonly clip: number;
-  readonly engine: string;
-  readonly out?: string;
-  readonly saveEvery: number;
-  readonly validateEvery?: number;
-  readonly resume?: true;
-  readonly json?: true;
-}
 
 /** Parser of a number option with bounds. */
 export function numberOption(least: number, { integer = true, most = Number.MAX_SAFE_INTEGER } = {}) {
@@ -98,21 +43,41 @@ export function numberOption(least: number, { integer = true, most = Number.MAX_
 }
 
 export function configure(command: Command, { signal }: CommandContext): void {
-  const shapes = Object.entries(presets).map(([name, { summary }]) => `  ${name.padEnd(10)} ${summary}`);
+  const shapes = Object.entries({ ...presets, ...classifierPresets }).map(
+    ([name, { summary }]) => `  ${name.padEnd(10)} ${summary}`,
+  );
+  const [text, image] = [textDefaults, imageDefaults];
   command
     .description(
-      "Trains a GPT on text from scratch. Ctrl-C saves a checkpoint; --resume goes on from the last one, bit for bit.",
+      "Trains a GPT on text, or a classifier on images, from scratch. Ctrl-C saves a checkpoint; --resume goes on from the last one, bit for bit.",
     )
     .option("--model <name>", "shape of the model (below)", "nano")
-    .option("--data <file...>", "UTF-8 text to learn; the last tenth is for validation")
+    .option(
+      "--data <file...>",
+      `UTF-8 text to learn, the last tenth for validation; for images ${imageNames.join(", ")}, or a folder with such a set`,
+    )
     .addOption(
       new Option("--tokenizer <name>", "how text becomes tokens").choices(Object.keys(tokenizers)).default("bytes"),
     )
-    .option("--steps <n>", "optimizer steps in all; they also shape the learning rate", numberOption(1), 300)
-    .option("--batch <n>", "windows in a step", numberOption(1), 8)
+    .option(
+      "--steps <n>",
+      `optimizer steps in all; they also shape the learning rate (default: ${text.steps}, for images by --epochs)`,
+      numberOption(1),
+    )
+    .option("--epochs <n>", `times that all images are seen (default: ${image.epochs})`, numberOption(1))
+    .option("--batch <n>", `windows or images in a step (default: ${text.batch}, ${image.batch})`, numberOption(1))
     .option("--seq-len <n>", "tokens in a window; the model's default otherwise", numberOption(1))
-    .option("--lr <f>", "highest learning rate, after the warm-up", numberOption(0, { integer: false }), 3e-3)
-    .option("--warmup <n>", "steps until the learning rate is reached", numberOption(0), 20)
+    .option("--augment <list>", "random changes of images: crop=N,flip,cutout=N or none; the set's own otherwise")
+    .option(
+      "--lr <f>",
+      `highest learning rate, after the warm-up (default: ${text.lr}, for images ${image.lr})`,
+      numberOption(0, { integer: false }),
+    )
+    .option(
+      "--warmup <n>",
+      `steps until the learning rate is reached (default: ${text.warmup}, for images ${image.warmup})`,
+      numberOption(0),
+    )
     .option("--seed <n>", "fixes initial weights and batches", numberOption(0), 0)
     .addOption(
       new Option("--precision <name>", "fp16 throughout, fp16 with fp32 master weights, or fp32")
@@ -128,80 +93,55 @@ export function configure(command: Command, { signal }: CommandContext): void {
     )
     .addOption(engineOption())
     .option("--out <dir>", "folder for checkpoints and metrics; runs/1, runs/2, ... otherwise")
-    .option("--save-every <n>", "steps between checkpoints", numberOption(1), 100)
-    .option("--validate-every <n>", "steps between validations; at the end in any case", numberOption(1))
+    .option("--save-every <n>", "steps between checkpoints (default: 100, for images an epoch)", numberOption(1))
+    .option(
+      "--validate-every <n>",
+      "steps between validations (default: for images an epoch); at the end in any case",
+      numberOption(1),
+    )
     .option("--resume", "go on with the run in --out")
     .addOption(jsonOption())
     .addHelpText(
       "after",
-      `\nModels:\n${shapes.join("\n")}\n\nExample:\n  anekit train --data book.txt --steps 500 --out runs/book`,
+      `\nModels:\n${shapes.join("\n")}\n\nExamples:\n  anekit train --data book.txt --steps 500 --out runs/book\n  anekit train --model cnn --data fashion-mnist --epochs 8`,
     )
     .action((flags: TrainFlags, self: Command) => run(flags, self, signal));
 }
 
-/** Settings of a run that exists, with what this call may change. */
-async function resumedSettings(out: string, flags: TrainFlags, command: Command): Promise<Settings> {
+/** What run.json says of the run that is resumed. */
+async function readSettings(out: string): Promise<Readonly<Record<string, unknown>>> {
   const file = join(out, settingsFile);
   const text = await readFile(file, "utf8").catch((cause: unknown) => {
     throw new ConfigError("train", `there is no run to resume in ${out}: ${settingsFile} cannot be read`, { cause });
   });
-  let json: unknown;
   try {
-    json = JSON.parse(text);
+    const json: unknown = JSON.parse(text);
+    return typeof json === "object" && json !== null ? { ...json } : {};
   } catch (cause) {
     throw new ConfigError("train", `${file} is not JSON; the file is damaged`, { cause });
   }
-  const parsed = v.safeParse(settingsSchema, json);
-  if (!parsed.success)
-    throw new ConfigError(
-      "train",
-      `${file}: ${v.getDotPath(parsed.issues[0]) ?? "content"}: ${parsed.issues[0].message}`,
-    );
-  const saved = parsed.output;
-  const given = (name: string) => command.getOptionValueSource(name) === "cli";
-  for (const name of [
-    "model",
-    "tokenizer",
-    "batch",
-    "seqLen",
-    "lr",
-    "warmup",
-    "seed",
-    "precision",
-    "accumulation",
-    "clip",
-  ] as const) {
-    if (given(name) && flags[name] !== saved[name]) {
-      throw new ConfigError("train", `the run in ${out} has ${name} ${saved[name]}, not ${flags[name]}`, {
-        remedy: "leave the option out, or start another run",
-      });
-    }
-  }
-  const data = given("data") ? flags.data!.map((path) => resolve(path)) : saved.data;
-  return { ...saved, data, ...(given("steps") && { steps: flags.steps }) };
 }
 
-function newSettings(flags: TrainFlags): Omit<Settings, "tokens" | "tokensCrc"> {
-  if (flags.data === undefined)
-    throw new ConfigError("train", "no text to learn", { remedy: "name one or more files with --data" });
-  const { model, tokenizer, steps, batch, lr, warmup, seed, precision, accumulation, clip } = flags;
-  if (!(lr > 0)) throw new ConfigError("train", "--lr must be above 0");
-  const seqLen = flags.seqLen ?? findPreset(model).options.sequenceLen;
-  if (seqLen === undefined) throw new ConfigError("train", `model ${model} has no default window; give --seq-len`);
-  return {
-    model,
-    data: flags.data.map((path) => resolve(path)),
-    tokenizer,
-    steps,
-    batch,
-    seqLen,
-    lr,
-    warmup,
-    seed,
-    precision,
-    accumulation,
-    clip,
-  };
+async function planOf<S extends CommonSettings>(
+  kind: TrainKind<S>,
+  other: Pick<TrainKind<CommonSettings>, "options">,
+  flags: TrainFlags,
+  command: Command,
+  json: unknown,
+): Promise<TrainPlan> {
+  const given = (name: keyof TrainFlags) => command.getOptionValueSource(name) === "cli";
+  const strange = other.options.find(given);
+  if (strange !== undefined) {
+    const option = command.options.find((each) => each.attributeName() === strange)?.long;
+    throw new ConfigError("train", `${option} means nothing to such a model`);
+  }
+  if (json === undefined) return kind.plan({ flags, given, saved: undefined });
+  const parsed = v.safeParse(kind.schema, json);
+  if (!parsed.success) {
+    const [issue] = parsed.issues;
+    throw new ConfigError("train", `${settingsFile}: ${v.getDotPath(issue) ?? "content"}: ${issue.message}`);
+  }
+  return kind.plan({ flags, given, saved: parsed.output });
 }
 
 /** The first of runs/1, runs/2, ... that does not exist. */
@@ -214,30 +154,16 @@ async function run(flags: TrainFlags, command: Command, signal: AbortSignal): Pr
   if (flags.resume && flags.out === undefined)
     throw new ConfigError("train", "--resume needs --out, the folder of the run");
   const out = flags.out ?? freeFolder();
-  const fixed = flags.resume ? await resumedSettings(out, flags, command) : newSettings(flags);
+  const saved = flags.resume ? await readSettings(out) : undefined;
   if (!flags.resume && (await listCheckpoints(out)).length > 0) {
     throw new ConfigError("train", `${out} holds a run already`, {
       remedy: "add --resume to go on with it, or name another folder",
     });
   }
-  const tokenizer = findTokenizer(fixed.tokenizer);
-  const tokens = await loadTextFiles(fixed.data, tokenizer);
-  const tokensCrc = crc32(new Uint8Array(tokens.buffer, tokens.byteOffset, tokens.byteLength));
-  if ("tokens" in fixed && (fixed.tokens !== tokens.length || (fixed as Settings).tokensCrc !== tokensCrc)) {
-    throw new ConfigError(
-      "train",
-      `the data changed since the run began (${fixed.tokens} tokens then, ${tokens.length} now)`,
-      {
-        remedy: "restore the files, or start another run",
-      },
-    );
-  }
-  const settings: Settings = { ...fixed, tokens: tokens.length, tokensCrc };
-  const { training, validation } = splitTokens(tokens, 0.1, settings.seqLen);
-  const sizes = { sequenceLen: settings.seqLen, vocabSize: tokenizer.vocabSize };
-  const dtype = precisionPolicy(settings.precision).compute;
-  const shape = { ...findPreset(settings.model).options, sequenceLen: settings.seqLen, vocabSize: tokenizer.vocabSize };
-  const model = new Gpt(shape, { dtype, seed: settings.seed });
+  const isClassifier = Object.hasOwn(classifierPresets, String(saved?.model ?? flags.model));
+  const plan = isClassifier
+    ? await planOf(imageKind, textKind, flags, command, saved)
+    : await planOf(textKind, imageKind, flags, command, saved);
 
   const hasCheckpoint = (await listCheckpoints(out)).length > 0;
   if (flags.resume && !hasCheckpoint) note(`no checkpoint in ${out} yet: starting from the beginning`);
@@ -245,49 +171,36 @@ async function run(flags: TrainFlags, command: Command, signal: AbortSignal): Pr
     throw fileError(out, cause);
   });
   await removeStaleTemporaries(out);
-  await writeFileAtomic(join(out, settingsFile), `${JSON.stringify(settings, undefined, 2)}\n`);
+  await writeFileAtomic(join(out, settingsFile), `${JSON.stringify(plan.settings, undefined, 2)}\n`);
 
-  const events = train(model, {
-    data: new TokenDataset(training, { ...sizes, name: "training" }),
-    validation: new TokenDataset(validation, { ...sizes, name: "validation" }),
-    batchSize: settings.batch,
-    sequenceLen: settings.seqLen,
-    seed: settings.seed,
-    optimizer: adamw({
-      learningRate: warmupCosine({
-        learningRate: settings.lr,
-        steps: settings.steps,
-        warmupSteps: Math.min(settings.warmup, settings.steps),
-      }),
-    }),
-    steps: settings.steps,
-    precision: settings.precision,
-    accumulation: settings.accumulation,
-    clipNorm: settings.clip === 0 ? null : settings.clip,
+  const validateEvery = flags.validateEvery ?? plan.validateEvery;
+  const events = plan.start({
     engine,
-    tokenizer: settings.tokenizer,
     out,
-    saveEvery: flags.saveEvery,
+    saveEvery: flags.saveEvery ?? plan.saveEvery,
     resume: flags.resume === true && hasCheckpoint,
     signal,
-    ...(flags.validateEvery !== undefined && { validateEvery: flags.validateEvery }),
+    ...(validateEvery !== undefined && { validateEvery }),
   });
   const view = flags.json ? jsonView() : textView();
   const metrics = new Metrics(out);
+  let item = "item";
   try {
     for await (const event of events) {
       view.event(event);
       await metrics.event(event);
+      if (event.type === "start") item = event.item;
       if (event.type === "end" && event.aborted) note(`to go on: anekit train --resume --out ${out}`);
     }
   } finally {
     view.close();
   }
   if (!flags.json) {
-    printCurve(metrics.losses);
+    printCurve(metrics.losses, item);
+    const next = plan.next(out);
     if (!Number.isFinite(metrics.losses.at(-1) ?? 0))
       note("the loss is no longer a number: the run diverged; start another one with a lower --lr");
-    else if (!signal.aborted) note(`to see what it learned: anekit generate ${out} "Once upon a time"`);
+    else if (!signal.aborted && next !== undefined) note(next);
   }
 }
 

@@ -1,4 +1,4 @@
-// Convolutional image classifiers: stages of 3x3 convolution, group norm, relu and pooling, then the mean over positions and a linear layer.
+// Convolutional image classifiers: stages of 3x3 convolution, group norm, relu and pooling, then a linear layer.
 
 import * as v from "valibot";
 import { ConfigError, formatAval, formatShape } from "../core/errors.ts";
@@ -20,6 +20,8 @@ export const cnnConfigSchema = v.strictObject({
   channels: v.pipe(v.array(positive), v.minLength(1), v.maxLength(64)),
   /** Groups of channels that are standardized together. */
   groups: positive,
+  /** What the linear layer sees: each channel's mean, or its value at every position. */
+  head: v.picklist(["mean", "flatten"]),
   classes: positive,
 });
 
@@ -33,11 +35,19 @@ export interface CnnOptions {
   readonly channels?: readonly number[];
   /** 8 unless stated. */
   readonly groups?: number;
+  /** "mean" unless stated. */
+  readonly head?: CnnConfig["head"];
 }
 
 /** Fills and checks a configuration. @throws {ConfigError} naming the field. */
-export function cnnConfig({ channels = [32, 64, 128], groups = 8, imageShape, classes }: CnnOptions): CnnConfig {
-  const parsed = v.safeParse(cnnConfigSchema, { architecture: "cnn", imageShape, channels, groups, classes });
+export function cnnConfig({
+  imageShape,
+  channels = [32, 64, 128],
+  groups = 8,
+  head = "mean",
+  classes,
+}: CnnOptions): CnnConfig {
+  const parsed = v.safeParse(cnnConfigSchema, { architecture: "cnn", imageShape, channels, groups, head, classes });
   if (!parsed.success) {
     const [issue] = parsed.issues;
     throw new ConfigError("model", `${v.getDotPath(issue) ?? "configuration"}: ${issue.message}`);
@@ -90,7 +100,9 @@ export class Cnn {
         beta: stage.parameter("norm.beta", [count], { value: 0 }),
       };
     });
-    this.#head = new Linear(scope.at("head"), channels.at(-1)!, config.classes);
+    const side = (extent: number) => Math.floor(extent / 2 ** (channels.length - 1));
+    const positions = config.head === "mean" ? 1 : side(imageShape[1]) * side(imageShape[2]);
+    this.#head = new Linear(scope.at("head"), channels.at(-1)! * positions, config.classes);
     this.parameters = scope.parameters;
   }
 
@@ -101,7 +113,7 @@ export class Cnn {
 
   /** Scores of images [B, C, H, W]. */
   forward(images: Tensor): CnnForward {
-    const { imageShape, groups } = this.config;
+    const { imageShape, groups, head } = this.config;
     if (images.rank !== 4 || !sameShape(images.shape.slice(1), imageShape)) {
       throw new ConfigError("model", `images are ${formatAval(images.aval)}, not [B, ${imageShape.join(", ")}]`);
     }
@@ -113,6 +125,6 @@ export class Cnn {
       activations.push(sums);
       x = groupNorm(sums, groups, { gamma, beta }).relu();
     }
-    return { logits: this.#head.forward(x.mean([2, 3])), activations };
+    return { logits: this.#head.forward(head === "mean" ? x.mean([2, 3]) : x.flatten(1)), activations };
   }
 }

@@ -1,6 +1,7 @@
 // Named model shapes for the command line.
 
 import { ConfigError } from "../core/errors.ts";
+import type { CnnOptions } from "./cnn.ts";
 import type { GptOptions } from "./gpt.ts";
 
 export interface Preset {
@@ -28,5 +29,24 @@ export const presets = {
 /** A preset by name. @throws {ConfigError} listing the names. */
 export function findPreset(name: string): Preset {
   if (Object.hasOwn(presets, name)) return presets[name as keyof typeof presets];
-  throw new ConfigError("model", `"${name}" is none of ${Object.keys(presets).join(", ")}`);
+  const names = [...Object.keys(presets), ...Object.keys(classifierPresets)];
+  throw new ConfigError("model", `"${name}" is none of ${names.join(", ")}`);
 }
+
+export interface ClassifierPreset {
+  readonly summary: string;
+  readonly options: Omit<CnnOptions, "imageShape" | "classes">;
+}
+
+/** Image classifiers by name; what the images are decides the rest. */
+export const classifierPresets: Readonly<Record<string, ClassifierPreset>> = {
+  cnn: {
+    summary:
+      "image classifier: 3x3 convolutions to 32, 64 and 128 channels, group norms; 0.16M parameters with 28 x 28",
+    options: { channels: [32, 64, 128], head: "flatten" },
+  },
+  "cnn-tiny": {
+    summary: "image classifier: 3x3 convolutions to 8 and 16 channels; what the simulator trains in a minute",
+    options: { channels: [8, 16], groups: 4, head: "flatten" },
+  },
+};

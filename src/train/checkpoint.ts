@@ -10,6 +10,7 @@ import { fileError } from "../data/bytes.ts";
 import { writeFileAtomic, writeFolderAtomic } from "../data/files.ts";
 import { encodeSafetensors, openSafetensors, type SafetensorsInput } from "../data/safetensors.ts";
 import type { StateStore } from "../engines/state.ts";
+import { cnnConfigSchema } from "../models/cnn.ts";
 import { gptConfigSchema } from "../models/gpt.ts";
 import type { Tensor } from "../tensor.ts";
 
@@ -31,13 +32,17 @@ const progressSchema = v.strictObject({
 });
 export type Progress = v.InferOutput<typeof progressSchema>;
 
+/** Shapes of the models that checkpoints know, told apart by `architecture`. */
+const modelConfigSchema = v.variant("architecture", [gptConfigSchema, cnnConfigSchema]);
+export type ModelConfig = v.InferOutput<typeof modelConfigSchema>;
+
 const metaSchema = v.strictObject({
   format: v.literal(1),
   anekit: v.string(),
   engine: v.string(),
   precision: v.string(),
   optimizer: v.string(),
-  model: v.optional(gptConfigSchema),
+  model: v.optional(modelConfigSchema),
   tokenizer: v.optional(v.string()),
   progress: progressSchema,
   /** CRC-32 of each tensor's bytes. */

@@ -10,8 +10,9 @@ export interface StartEvent {
   /** First step of this session, counted from 1, and the last one planned. */
   readonly firstStep: number;
   readonly steps: number;
-  /** Items (tokens, images) a step. */
+  /** Items (tokens, images) a step, and what they are. */
   readonly itemsPerStep: number;
+  readonly item: string;
   readonly compileMs: number;
   /** What a resumed run should know: engine or version differ from the checkpoint's. */
   readonly notes: readonly string[];
@@ -36,6 +37,8 @@ export interface ValidationEvent {
   readonly type: "validation";
   readonly step: number;
   readonly loss: number;
+  /** Share of the items whose class was found, 0 to 1; for classifiers. */
+  readonly accuracy?: number;
 }
 
 export interface CheckpointEvent {
@@ -50,6 +53,7 @@ export interface EndEvent {
   /** Mean training loss of the last twentieth of the steps (1 to 20 of them) that counted; absent where none did. */
   readonly finalLoss?: number;
   readonly valLoss?: number;
+  readonly valAccuracy?: number;
   /** Steps skipped because of overflow, over the whole run. */
   readonly skipped: number;
   readonly ms: number;

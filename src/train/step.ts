@@ -146,7 +146,7 @@ export function buildTraining(spec: StepSpec): TrainingGraphs {
 
   // fp32 work is a stage of its own, which the chip leaves to the CPU.
   const stagesOf = (name: string): StageSpec[] => [
-    ...(hostStages ? hostStage(task.loss) : []),
+    ...(hostStages ? hostStage([task.loss]) : []),
     ...(policy.state === policy.compute
       ? [{ name }]
       : [
@@ -193,8 +193,8 @@ export function buildTraining(spec: StepSpec): TrainingGraphs {
  * The stage that prepares for the Neural Engine what it cannot compute: everything that follows from integers alone, such as one-hot rows of labels,
  * up to where numbers that are trained or computed join it.
  */
-export function hostStage(loss: Tensor): StageSpec[] {
-  const order = topologicalOrder([loss], computedOperands);
+export function hostStage(results: readonly Tensor[]): StageSpec[] {
+  const order = topologicalOrder(results, computedOperands);
   const fromIntegers = new Set<Node>();
   for (const node of order) {
     const operands = computedOperands(node).filter((operand) => operand !== undefined);

@@ -1,8 +1,11 @@
-// What is trained: a scalar loss over inputs, the parameters it depends on, and the batches that feed it.
+// What is trained: a scalar loss over inputs, the parameters it depends on, the batches that feed it; and what is measured meanwhile.
 
-import { ConfigError } from "../core/errors.ts";
+import { ConfigError, formatShape } from "../core/errors.ts";
+import { sameShape } from "../core/shape.ts";
 import type { TokenDataset } from "../data/dataset.ts";
-import type { Feed } from "../engines/array.ts";
+import type { ImageBatch, ImageBatches } from "../data/images.ts";
+import type { Feed, NDArray } from "../engines/array.ts";
+import type { Cnn } from "../models/cnn.ts";
 import type { Gpt } from "../models/gpt.ts";
 import { crossEntropy, oneHot as oneHotRows } from "../nn/functional.ts";
 import { input, type Tensor } from "../tensor.ts";
@@ -24,8 +27,32 @@ export interface Task {
   readonly batch: (index: number) => Feeds;
   /** Feeds whose mean loss is the validation loss. */
   readonly validation?: () => Iterable<Feeds>;
+  /** Validation by a graph of its own, instead of the loss over `validation`. */
+  readonly evaluation?: Evaluation;
   /** Tokens or images in a micro-step. */
   readonly itemsPerBatch: number;
+  /** What an item is: "token", "image"; "item" unless stated. */
+  readonly item?: string;
+}
+
+/** A program that is run over batches of its own, and the figures of what it gives. */
+export interface Evaluation {
+  readonly outputs: Readonly<Record<string, Tensor>>;
+  readonly batches: () => Iterable<EvaluationBatch>;
+}
+
+export interface EvaluationBatch {
+  readonly feeds: Feeds;
+  /** Figures of this batch from the program's results. */
+  readonly figures: (results: Readonly<Record<string, NDArray>>) => Figures;
+}
+
+/** Means over so many items. */
+export interface Figures {
+  readonly count: number;
+  readonly loss: number;
+  /** Share of the items whose class was found, 0 to 1. */
+  readonly accuracy?: number;
 }
 
 export interface LanguageModelOptions {
@@ -77,7 +104,64 @@ export function languageModelTask(model: Gpt, options: LanguageModelOptions): Ta
       validation: () => validationBatches(validation, batchSize, validationWindows, feeds),
     }),
     itemsPerBatch: batchSize * sequenceLen,
+    item: "token",
   };
+}
+
+export interface ImageOptions {
+  readonly data: ImageBatches;
+  /** Its images are measured in their order, normalized as it says. */
+  readonly validation?: ImageBatches;
+}
+
+/** Classification of images: mean cross-entropy in nats; validation over all its images also gives the accuracy. */
+export function imageTask(model: Cnn, { data, validation }: ImageOptions): Task {
+  const { imageShape, classes } = model.config;
+  for (const { set } of validation === undefined ? [data] : [data, validation]) {
+    if (!sameShape(set.shape, imageShape) || set.classes.length !== classes) {
+      const has = `${set.classes.length} classes of ${formatShape(set.shape)}`;
+      throw new ConfigError("task", `${set.name} has ${has}, the model takes ${classes} of ${formatShape(imageShape)}`);
+    }
+  }
+  const imagesOf = (batchSize: number) => input([batchSize, ...imageShape], { name: "images", dtype: model.dtype });
+  const labels = input([data.batchSize], { name: "labels", dtype: "int32" });
+  const { logits, activations } = model.forward(imagesOf(data.batchSize));
+  return {
+    name: "image classifier",
+    parameters: model.parameters,
+    loss: crossEntropy(logits, labels),
+    watch: [logits, ...activations],
+    batch: (index) => ({ ...data.batch(index) }),
+    ...(validation !== undefined && {
+      evaluation: {
+        outputs: { logits: model.forward(imagesOf(validation.batchSize)).logits },
+        batches: () => imageBatches(validation),
+      },
+    }),
+    itemsPerBatch: data.batchSize,
+    item: "image",
+  };
+}
+
+function* imageBatches(data: ImageBatches): Iterable<EvaluationBatch> {
+  for (const batch of data.sequential()) {
+    yield { feeds: { images: batch.images }, figures: ({ logits }) => classFigures(logits!, batch) };
+  }
+}
+
+/** Loss and accuracy of logits [B, classes], in float64; a tie counts for the first of its classes. */
+function classFigures({ data, shape }: NDArray, { labels, count }: ImageBatch & { readonly count: number }): Figures {
+  const classes = shape[1]!;
+  let loss = 0;
+  let right = 0;
+  for (let row = 0; row < count; row++) {
+    const scores = Array.from(data.subarray(row * classes, (row + 1) * classes), Number);
+    const best = Math.max(...scores);
+    const label = labels[row]!;
+    loss += Math.log(scores.reduce((sum, score) => sum + Math.exp(score - best), 0)) + best - scores[label]!;
+    if (scores.indexOf(best) === label) right++;
+  }
+  return { count, loss: loss / count, accuracy: right / count };
 }
 
 /** As many whole batches of evenly spread windows as there are; where not even one is full, its windows repeat. */

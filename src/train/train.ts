@@ -3,11 +3,19 @@
 import { AbortedError, ConfigError } from "../core/errors.ts";
 import { removeStaleTemporaries } from "../data/files.ts";
 import { borrowEngine } from "../engines/open.ts";
+import { Cnn } from "../models/cnn.ts";
 import { Gpt } from "../models/gpt.ts";
 import { findCheckpoint, listCheckpoints } from "./checkpoint.ts";
 import type { TrainEvent } from "./events.ts";
 import { describePrecision } from "./precision.ts";
-import { type LanguageModelOptions, languageModelTask, type Task } from "./task.ts";
+import {
+  type Figures,
+  type ImageOptions,
+  imageTask,
+  type LanguageModelOptions,
+  languageModelTask,
+  type Task,
+} from "./task.ts";
 import { recentSteps, Trainer, type TrainerOptions } from "./trainer.ts";
 
 export interface RunOptions extends Omit<TrainerOptions, "task"> {
@@ -27,12 +35,13 @@ export interface RunOptions extends Omit<TrainerOptions, "task"> {
 }
 
 /**
- * Trains a language model on windows of tokens, or any task. Iterate over the events; leaving the loop, or the signal, ends the run in order: a
+ * Trains a language model on windows of tokens, a classifier on images, or any task. Iterate over the events; leaving the loop, or the signal, ends the run in order: a
  * signal lets the running step go, writes a checkpoint where `out` is given, and ends with an event whose `aborted` is true.
  */
 export function train(model: Gpt, options: RunOptions & LanguageModelOptions): AsyncGenerator<TrainEvent, void, void>;
+export function train(model: Cnn, options: RunOptions & ImageOptions): AsyncGenerator<TrainEvent, void, void>;
 export function train(task: Task, options: RunOptions): AsyncGenerator<TrainEvent, void, void>;
-export async function* train(subject: Gpt | Task, options: RunOptions): AsyncGenerator<TrainEvent, void, void> {
+export async function* train(subject: Gpt | Cnn | Task, options: RunOptions): AsyncGenerator<TrainEvent, void, void> {
   const { steps, out, saveEvery, validateEvery, resume = false, signal, tokenizer, onTrainer, ...rest } = options;
   if (!Number.isInteger(steps) || steps < 1) throw new ConfigError("train", `steps ${steps} is not a positive integer`);
   for (const [name, every] of Object.entries({ saveEvery, validateEvery })) {
@@ -50,9 +59,11 @@ export async function* train(subject: Gpt | Task, options: RunOptions): AsyncGen
   const task =
     subject instanceof Gpt
       ? languageModelTask(subject, { oneHot: engine.name === "ane", ...(options as RunOptions & LanguageModelOptions) })
-      : subject;
+      : subject instanceof Cnn
+        ? imageTask(subject, options as RunOptions & ImageOptions)
+        : subject;
   const about = {
-    ...(subject instanceof Gpt && { model: subject.config }),
+    ...("config" in subject && { model: subject.config }),
     ...(tokenizer !== undefined && { tokenizer }),
   };
   const started = performance.now();
@@ -73,6 +84,7 @@ export async function* train(subject: Gpt | Task, options: RunOptions): AsyncGen
     firstStep: progress.step + 1,
     steps,
     itemsPerStep: trainer.itemsPerStep,
+    item: task.item ?? "item",
     compileMs: performance.now() - started,
     notes,
   };
@@ -84,23 +96,25 @@ export async function* train(subject: Gpt | Task, options: RunOptions): AsyncGen
     savedAt = progress.step;
     yield { type: "checkpoint", step: progress.step, path };
   };
-  const validate = async function* (): AsyncGenerator<TrainEvent, number | undefined> {
-    const loss = await trainer.validate(signal);
-    if (loss !== undefined) yield { type: "validation", step: progress.step, loss };
-    return loss;
+  const validate = async function* (): AsyncGenerator<TrainEvent, Figures | undefined> {
+    const figures = await trainer.evaluate(signal);
+    if (figures === undefined) return undefined;
+    const { count: _, ...means } = figures;
+    yield { type: "validation", step: progress.step, ...means };
+    return figures;
   };
 
   yield* save(); // so that a run killed at once can be resumed
-  let valLoss: number | undefined;
+  let validated: Figures | undefined;
   let aborted = false;
   try {
-    if (progress.step === steps) valLoss = yield* validate(); // a finished run: only its figures are told again
+    if (progress.step === steps) validated = yield* validate(); // a finished run: only its figures are told again
     while (progress.step < steps) {
       if (signal?.aborted) throw new AbortedError("train", signal);
       const event = await trainer.step(signal);
       yield event;
       const last = progress.step === steps;
-      if (last || (validateEvery !== undefined && progress.step % validateEvery === 0)) valLoss = yield* validate();
+      if (last || (validateEvery !== undefined && progress.step % validateEvery === 0)) validated = yield* validate();
       if (!last && saveEvery !== undefined && progress.step % saveEvery === 0) yield* save();
     }
   } catch (error) {
@@ -114,7 +128,8 @@ export async function* train(subject: Gpt | Task, options: RunOptions): AsyncGen
     type: "end",
     step: progress.step,
     ...(recent.length > 0 && { finalLoss: recent.reduce((sum, loss) => sum + loss, 0) / recent.length }),
-    ...(valLoss !== undefined && { valLoss }),
+    ...(validated !== undefined && { valLoss: validated.loss }),
+    ...(validated?.accuracy !== undefined && { valAccuracy: validated.accuracy }),
     skipped: progress.skipped,
     ms: performance.now() - started,
     aborted,

@@ -2,18 +2,25 @@
 
 import { ConfigError, EngineError } from "../core/errors.ts";
 import { packageVersion } from "../data/package.ts";
+import type { NDArray } from "../engines/array.ts";
 import { type CompiledProgram, compile } from "../engines/compile.ts";
 import type { Engine } from "../engines/engine.ts";
 import { borrowEngine, type EngineChoice } from "../engines/open.ts";
 import type { StateStore } from "../engines/state.ts";
-import type { GptConfig } from "../models/gpt.ts";
 import type { Optimizer } from "../optim/optimizer.ts";
 import type { Tensor } from "../tensor.ts";
-import { formatVersion, loadState, type Progress, readCheckpointMeta, saveCheckpoint } from "./checkpoint.ts";
+import {
+  formatVersion,
+  loadState,
+  type ModelConfig,
+  type Progress,
+  readCheckpointMeta,
+  saveCheckpoint,
+} from "./checkpoint.ts";
 import type { StepEvent } from "./events.ts";
 import { checkPrecision, type PrecisionName, type PrecisionPolicy, precisionPolicy } from "./precision.ts";
 import { buildTraining, hostStage, type StepGraph, type TrainingGraphs } from "./step.ts";
-import type { Feeds, Task } from "./task.ts";
+import type { Evaluation, Feeds, Figures, Task } from "./task.ts";
 
 export interface TrainerOptions {
   readonly task: Task;
@@ -130,10 +137,10 @@ export class Trainer implements Disposable {
       };
       const apply = await load(graphs.apply);
       const accumulate = graphs.accumulate && (await load(graphs.accumulate));
-      const { loss, validationLoss = loss } = task;
-      const stages = [...(hostStages ? hostStage(validationLoss) : []), { name: "evaluate" }];
-      const evaluate =
-        task.validation && (await load({ outputs: { loss: validationLoss }, update: new Map(), stages }));
+      const outputs = evaluationOf(task)?.outputs;
+      const prepare = hostStages && outputs !== undefined ? hostStage(Object.values(outputs)) : [];
+      const stages = [...prepare, { name: "evaluate" }];
+      const evaluate = outputs && (await load({ outputs, update: new Map(), stages }));
       return new Trainer(options, policy, graphs, { apply, accumulate, evaluate }, borrowed);
     } catch (error) {
       for (const program of programs) program.dispose();
@@ -239,19 +246,25 @@ export class Trainer implements Disposable {
 
   /** Mean loss over the task's validation batches; undefined where it has none. */
   async validate(signal?: AbortSignal): Promise<number | undefined> {
+    return (await this.evaluate(signal))?.loss;
+  }
+
+  /** All that validation measures, as means over its batches. */
+  async evaluate(signal?: AbortSignal): Promise<Figures | undefined> {
     if (this.#evaluate === undefined) return undefined;
-    let sum = 0;
-    let batches = 0;
-    for (const feeds of this.task.validation!()) {
-      const result = await this.#evaluate.run(feeds, signal === undefined ? {} : { signal });
-      sum += result.loss!.item();
-      batches++;
+    const all: Figures[] = [];
+    for (const { feeds, figures } of evaluationOf(this.task)!.batches()) {
+      all.push(figures(await this.#evaluate.run(feeds, signal === undefined ? {} : { signal })));
     }
-    return sum / batches;
+    const count = all.reduce((sum, each) => sum + each.count, 0);
+    const mean = (of: (figures: Figures) => number) =>
+      all.reduce((sum, each) => sum + each.count * of(each), 0) / count;
+    const accuracy = mean((each) => each.accuracy ?? Number.NaN);
+    return { count, loss: mean((each) => each.loss), ...(!Number.isNaN(accuracy) && { accuracy }) };
   }
 
   /** Writes a checkpoint of everything that the next step depends on into a folder of `run`. Returns the folder. */
-  async save(run: string, about: { readonly model?: GptConfig; readonly tokenizer?: string } = {}): Promise<string> {
+  async save(run: string, about: { readonly model?: ModelConfig; readonly tokenizer?: string } = {}): Promise<string> {
     const meta = {
       format: formatVersion,
       anekit: packageVersion(),
@@ -267,7 +280,7 @@ export class Trainer implements Disposable {
    * Goes on from a checkpoint folder; a loss scale that the options fix stays. @throws {CheckpointError | ConfigError} where the checkpoint belongs to
    * another model, optimizer or policy; nothing is changed then. Returns what differs between then and now and may change the last bits.
    */
-  async load(folder: string, model?: GptConfig): Promise<string[]> {
+  async load(folder: string, model?: ModelConfig): Promise<string[]> {
     const meta = await readCheckpointMeta(folder);
     if (meta.precision !== this.policy.name) {
       throw new ConfigError(
@@ -279,8 +292,8 @@ export class Trainer implements Disposable {
       throw new ConfigError("resume", `the checkpoint was trained with ${meta.optimizer}, not ${this.#optimizer.name}`);
     }
     for (const [field, value] of Object.entries(model ?? {})) {
-      const saved = meta.model?.[field as keyof GptConfig];
-      if (saved !== value)
+      const saved = (meta.model as Readonly<Record<string, unknown>> | undefined)?.[field];
+      if (JSON.stringify(saved) !== JSON.stringify(value))
         throw new ConfigError("resume", `the checkpoint's model has ${field} ${saved}, not ${value}`);
     }
     await loadState(folder, this.#graphs.state, this.state, { exact: true });
@@ -301,4 +314,11 @@ export class Trainer implements Disposable {
   [Symbol.dispose](): void {
     this.dispose();
   }
+}
+
+/** What validation runs: the task's own evaluation, or its loss over its validation feeds, a batch counting as one item. */
+function evaluationOf({ loss, validationLoss = loss, validation, evaluation }: Task): Evaluation | undefined {
+  if (evaluation !== undefined || validation === undefined) return evaluation;
+  const figures = (results: Readonly<Record<string, NDArray>>) => ({ count: 1, loss: results.loss!.item() });
+  return { outputs: { loss: validationLoss }, batches: () => Array.from(validation(), (feeds) => ({ feeds, figures })) };
 }

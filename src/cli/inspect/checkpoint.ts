@@ -2,7 +2,7 @@
 
 import { join } from "node:path";
 import { openSafetensors } from "../../data/safetensors.ts";
-import { findCheckpoint, listCheckpoints, readCheckpointMeta } from "../../train/checkpoint.ts";
+import { findCheckpoint, listCheckpoints, type ModelConfig, readCheckpointMeta } from "../../train/checkpoint.ts";
 import { fields, formatBytes, formatCount, plural } from "../output.ts";
 import type { Inspection, Recogniser } from "./recogniser.ts";
 
@@ -36,14 +36,7 @@ export const checkpoint: Recogniser = {
         "progress",
         `step ${progress.step}: ${progress.applied} updates, ${progress.skipped} skipped; loss scale ${progress.lossScale}`,
       ],
-      ...(model === undefined
-        ? []
-        : ([
-            [
-              "model",
-              `${model.architecture}: ${model.nLayer} layers, ${model.nEmbd} wide, ${model.nHead} heads (${model.nKvHead} for keys), hidden ${model.hiddenDim}, vocabulary ${model.vocabSize}, window ${model.sequenceLen}`,
-            ],
-          ] as const)),
+      ...(model === undefined ? [] : ([["model", describeModel(model)]] as const)),
       ["parameters", formatCount(weights.reduce((sum, { size }) => sum + size, 0))],
       ["state", `${plural(tensors.length, "tensor")}, ${formatBytes(bytes)}`],
       ...(missing.length === 0 ? [] : ([["missing", missing.join(", ")]] as const)),
@@ -51,3 +44,12 @@ export const checkpoint: Recogniser = {
     return { json: { format: "checkpoint", folder, steps, ...rest, tensors, missing }, text };
   },
 };
+
+function describeModel(model: ModelConfig): string {
+  if (model.architecture === "cnn") {
+    const { channels, groups, imageShape, classes } = model;
+    return `${model.architecture}: images ${imageShape.join(" x ")}, channels ${channels.join(", ")}, norms of ${groups} groups, ${classes} classes`;
+  }
+  const { architecture, nLayer, nEmbd, nHead, nKvHead, hiddenDim, vocabSize, sequenceLen } = model;
+  return `${architecture}: ${nLayer} layers, ${nEmbd} wide, ${nHead} heads (${nKvHead} for keys), hidden ${hiddenDim}, vocabulary ${vocabSize}, window ${sequenceLen}`;
+}

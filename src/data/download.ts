@@ -1,0 +1,214 @@
+// Downloading a file of known size and checksum over HTTP: what came before is gone on with, what comes is checked, nothing half is left in place.
+
+import { createHash } from "node:crypto";
+import { createReadStream } from "node:fs";
+import { mkdir, open, rename, rm, stat } from "node:fs/promises";
+import { dirname, join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { AbortedError, AnekitError, ConfigError, FileError, messageOf } from "../core/errors.ts";
+import { fileError, quote } from "./bytes.ts";
+import { writeFolderAtomic } from "./files.ts";
+import { dataFolder, holdsSet, type KnownSet, type PublishedFile } from "./sets.ts";
+import { unpackTarGz } from "./tar.ts";
+
+/** Told as bytes arrive; `done` counts what an earlier attempt left. */
+export type DownloadProgress = (progress: {
+  readonly file: string;
+  readonly done: number;
+  readonly total: number;
+}) => void;
+
+export interface DownloadOptions {
+  readonly signal?: AbortSignal | undefined;
+  readonly onProgress?: DownloadProgress | undefined;
+  /** Attempts at each address after the first; 4 unless stated. */
+  readonly retries?: number;
+  /** Before the first retry; each later one waits twice as long. 500 unless stated. */
+  readonly retryDelayMs?: number;
+  /** Without a byte for so long, an attempt is over; 30,000 unless stated. */
+  readonly stallMs?: number;
+}
+
+/** An attempt that failed and whether another one may fare better. */
+class AttemptError extends Error {
+  readonly isFinal: boolean;
+  constructor(message: string, isFinal: boolean, cause?: unknown) {
+    super(message, cause === undefined ? undefined : { cause });
+    this.isFinal = isFinal;
+  }
+}
+
+/**
+ * Downloads a file to `path` from the first of `urls` that has it. What has arrived stands in `path` + ".part" until it is complete and its checksum is
+ * right; an interrupted download goes on from there. Servers that ignore ranges are read from the start.
+ * @throws FileError naming the last failure; ConfigError for addresses that are not HTTP; AbortedError, and the part stays.
+ */
+export async function download(
+  urls: readonly string[],
+  path: string,
+  file: PublishedFile,
+  options: DownloadOptions = {},
+): Promise<void> {
+  const { signal, retries = 4, retryDelayMs = 500 } = options;
+  for (const url of urls) requireHttp(url);
+  const part = `${path}.part`;
+  let failure: AttemptError | undefined;
+  for (const url of urls) {
+    for (let attempt = 0; attempt <= retries; attempt++) {
+      try {
+        if (attempt > 0) await sleep(retryDelayMs * 2 ** (attempt - 1), undefined, signal && { signal });
+        await fetchPart(url, part, file, options);
+        await checkSum(part, file, signal);
+        await rename(part, path).catch((cause: unknown) => {
+          throw fileError(path, cause);
+        });
+        return;
+      } catch (error) {
+        if (signal?.aborted) throw new AbortedError("download", signal);
+        if (error instanceof AnekitError) throw error;
+        failure = error instanceof AttemptError ? error : new AttemptError(messageOf(error), false, error);
+        if (failure.isFinal) break;
+      }
+    }
+  }
+  throw new FileError(file.name, `cannot be downloaded: ${failure?.message ?? "there is no address"}`, {
+    remedy: "try again later, name a mirror with --url, or put the files into a folder by hand",
+    ...(failure !== undefined && { cause: failure }),
+  });
+}
+
+function requireHttp(url: string): void {
+  const protocol = URL.canParse(url) ? new URL(url).protocol : "";
+  if (protocol !== "http:" && protocol !== "https:")
+    throw new ConfigError("download", `${quote(url)} is not an address that begins with http:// or https://`);
+}
+
+/** Completes the part from an address. */
+async function fetchPart(url: string, part: string, file: PublishedFile, options: DownloadOptions): Promise<void> {
+  const { signal, onProgress, stallMs = 30_000 } = options;
+  let have = await stat(part).then(
+    ({ size }) => size,
+    () => 0,
+  );
+  if (have > file.bytes) {
+    await rm(part, { force: true });
+    have = 0;
+  }
+  if (have === file.bytes) return;
+  const stalled = new AbortController();
+  const stall = setTimeout(() => stalled.abort(new Error(`nothing came for ${stallMs / 1000} s`)), stallMs);
+  try {
+    const response = await fetch(url, {
+      // identity: an answer that is packed for the way would be unpacked on arrival, and ranges would count packed bytes
+      headers: { "accept-encoding": "identity", ...(have > 0 && { range: `bytes=${have}-` }) },
+      signal: signal === undefined ? stalled.signal : AbortSignal.any([signal, stalled.signal]),
+    });
+    if (response.status === 206) requireRange(response.headers.get("content-range"), have, file);
+    else if (response.status === 200) have = 0;
+    else await refuse(response, part, url);
+    const length = response.headers.get("content-length");
+    if (length !== null && Number(length) !== file.bytes - have) {
+      await response.body?.cancel();
+      const what = `${url} offers ${Number(length) + have} bytes, the file has ${file.bytes}`;
+      throw new AttemptError(what, true);
+    }
+    const handle = await open(part, have > 0 ? "r+" : "w").catch((cause: unknown) => {
+      throw fileError(part, cause);
+    });
+    try {
+      for await (const chunk of response.body ?? []) {
+        stall.refresh();
+        if (have + chunk.length > file.bytes)
+          throw new AttemptError(`${url} sends more than the ${file.bytes} bytes of the file`, true);
+        for (let at = 0; at < chunk.length; ) {
+          const { bytesWritten } = await handle.write(chunk, at, chunk.length - at, have).catch((cause: unknown) => {
+            throw fileError(part, cause);
+          });
+          at += bytesWritten;
+          have += bytesWritten;
+        }
+        onProgress?.({ file: file.name, done: have, total: file.bytes });
+      }
+      await handle.sync();
+    } finally {
+      await handle.close();
+    }
+    if (have < file.bytes) throw new AttemptError(`${url} ended at ${have} of ${file.bytes} bytes`, false);
+  } catch (error) {
+    if (stalled.signal.aborted && !signal?.aborted)
+      throw new AttemptError(messageOf(stalled.signal.reason), false, error);
+    if (error instanceof AttemptError || error instanceof AnekitError) throw error;
+    const cause = error instanceof Error && error.cause !== undefined ? error.cause : error; // fetch says only "fetch failed"
+    throw new AttemptError(`${url}: ${messageOf(cause)}`, false, error);
+  } finally {
+    clearTimeout(stall);
+  }
+}
+
+/** Refuses an answer that is another range than the one asked for. */
+function requireRange(range: string | null, have: number, { bytes }: PublishedFile): void {
+  const match = /^bytes (\d{1,15})-\d{1,15}\/(\d{1,15}|\*)$/.exec(range ?? "");
+  if (match !== null && Number(match[1]) === have && (match[2] === "*" || Number(match[2]) === bytes)) return;
+  throw new AttemptError(
+    `the server sent ${range === null ? "an unnamed range" : quote(range)}, not bytes from ${have}`,
+    true,
+  );
+}
+
+/** What an answer without content means. */
+async function refuse({ status, statusText, body }: Response, part: string, url: string): Promise<never> {
+  await body?.cancel();
+  if (status === 416) await rm(part, { force: true }); // what is here is no beginning of what is there
+  const isPassing = status === 408 || status === 416 || status === 429 || status >= 500;
+  throw new AttemptError(`${url} answers ${status} ${statusText}`.trim(), !isPassing);
+}
+
+/** Removes a part that is not what the publisher published. */
+async function checkSum(part: string, { md5 }: PublishedFile, signal: AbortSignal | undefined): Promise<void> {
+  const hash = createHash("md5");
+  for await (const chunk of createReadStream(part, { signal })) hash.update(chunk as Uint8Array);
+  const sum = hash.digest("hex");
+  if (sum === md5) return;
+  await rm(part, { force: true });
+  throw new AttemptError(`the MD5 checksum is ${sum}, the publisher's is ${md5}`, false);
+}
+
+/** Where a set is downloaded to and from. */
+export interface SetDownloadOptions extends DownloadOptions {
+  /** Folder of the set; its own in the data folder unless stated. */
+  readonly folder?: string | undefined;
+  /** Addresses that have the published files, tried before the publisher's. */
+  readonly mirrors?: readonly string[];
+}
+
+/**
+ * Downloads a known set and unpacks it; files that are there already are left alone. Returns the folder.
+ * @throws as {@link download}; FileError where the archive is damaged or the folder cannot be written.
+ */
+export async function downloadSet(set: KnownSet, options: SetDownloadOptions = {}): Promise<string> {
+  const { folder = join(dataFolder(), set.name), mirrors = [], ...rest } = options;
+  if (holdsSet(set, folder)) return folder;
+  const addresses = [...mirrors, set.url].map((url) => (url.endsWith("/") ? url : `${url}/`));
+  for (const address of addresses) requireHttp(address);
+  const { members } = set;
+  // What is unpacked takes the set's place at once; until then the archive stands beside it.
+  const place = members === undefined ? folder : dirname(folder);
+  await mkdir(place, { recursive: true }).catch((cause: unknown) => {
+    throw fileError(place, cause);
+  });
+  for (const file of set.published) {
+    const path = join(place, file.name);
+    const isThere = await stat(path).then(
+      ({ size }) => size === file.bytes,
+      () => false,
+    );
+    if (!isThere) {
+      const urls = addresses.map((address) => new URL(file.name, address).href);
+      await download(urls, path, file, rest);
+    }
+    if (members === undefined) continue;
+    await writeFolderAtomic(folder, (temporary) => unpackTarGz(path, members, temporary, rest.signal));
+    await rm(path, { force: true });
+  }
+  return folder;
+}
