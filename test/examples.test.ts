@@ -54,6 +54,11 @@ test.concurrent("06-image ranks the classes of an image", async () => {
   expect(out.match(/^class +\d+: [-\d.]+$/gm)).toHaveLength(5);
   expect(out).toMatch(/[\d.]+ ms an image/);
 }, 60_000);
+test.concurrent("07-train-images trains on what is here and tells its accuracy", async () => {
+  const out = await run("examples/07-train-images.ts", "50");
+  expect(Number(out.match(/step 50: loss ([\d.]+)/)![1])).toBeLessThan(2.2);
+  expect(Number(out.match(/not seen: ([\d.]+) %/)![1])).toBeGreaterThan(20);
+}, 120_000);
 
 test.concurrent("the README's quickstart runs and learns", async () => {
   const [, code] = /```ts\n([\s\S]*?)```/.exec(readFileSync(`${root}README.md`, "utf8"))!;

@@ -133,7 +133,7 @@ async function planOf<S extends CommonSettings>(
   const strange = other.options.find(given);
   if (strange !== undefined) {
     const option = command.options.find((each) => each.attributeName() === strange)?.long;
-    throw new ConfigError("train", `${option} means nothing to such a model`);
+    throw new ConfigError("train", `${option} does not apply to model ${flags.model}`);
   }
   if (json === undefined) return kind.plan({ flags, given, saved: undefined });
   const parsed = v.safeParse(kind.schema, json);

@@ -57,8 +57,8 @@ export async function download(
     for (let attempt = 0; attempt <= retries; attempt++) {
       try {
         if (attempt > 0) await sleep(retryDelayMs * 2 ** (attempt - 1), undefined, signal && { signal });
-        await fetchPart(url, part, file, options);
-        await checkSum(part, file, signal);
+        const isFresh = await fetchPart(url, part, file, options);
+        await checkSum(part, file, isFresh, signal);
         await rename(part, path).catch((cause: unknown) => {
           throw fileError(path, cause);
         });
@@ -83,8 +83,8 @@ function requireHttp(url: string): void {
     throw new ConfigError("download", `${quote(url)} is not an address that begins with http:// or https://`);
 }
 
-/** Completes the part from an address. */
-async function fetchPart(url: string, part: string, file: PublishedFile, options: DownloadOptions): Promise<void> {
+/** Completes the part from an address. True where all of it came from there just now. */
+async function fetchPart(url: string, part: string, file: PublishedFile, options: DownloadOptions): Promise<boolean> {
   const { signal, onProgress, stallMs = 30_000 } = options;
   let have = await stat(part).then(
     ({ size }) => size,
@@ -94,7 +94,7 @@ async function fetchPart(url: string, part: string, file: PublishedFile, options
     await rm(part, { force: true });
     have = 0;
   }
-  if (have === file.bytes) return;
+  if (have === file.bytes) return false;
   const stalled = new AbortController();
   const stall = setTimeout(() => stalled.abort(new Error(`nothing came for ${stallMs / 1000} s`)), stallMs);
   try {
@@ -134,6 +134,7 @@ async function fetchPart(url: string, part: string, file: PublishedFile, options
       await handle.close();
     }
     if (have < file.bytes) throw new AttemptError(`${url} ended at ${have} of ${file.bytes} bytes`, false);
+    return response.status === 200;
   } catch (error) {
     if (stalled.signal.aborted && !signal?.aborted)
       throw new AttemptError(messageOf(stalled.signal.reason), false, error);
@@ -163,22 +164,27 @@ async function refuse({ status, statusText, body }: Response, part: string, url:
   throw new AttemptError(`${url} answers ${status} ${statusText}`.trim(), !isPassing);
 }
 
-/** Removes a part that is not what the publisher published. */
-async function checkSum(part: string, { md5 }: PublishedFile, signal: AbortSignal | undefined): Promise<void> {
+/** Removes a part that is not what the publisher published; worth another attempt where it was put together from several. */
+async function checkSum(
+  part: string,
+  { md5 }: PublishedFile,
+  isFresh: boolean,
+  signal: AbortSignal | undefined,
+): Promise<void> {
   const hash = createHash("md5");
   for await (const chunk of createReadStream(part, { signal })) hash.update(chunk as Uint8Array);
   const sum = hash.digest("hex");
   if (sum === md5) return;
   await rm(part, { force: true });
-  throw new AttemptError(`the MD5 checksum is ${sum}, the publisher's is ${md5}`, false);
+  throw new AttemptError(`the MD5 checksum is ${sum}, the publisher's is ${md5}`, isFresh);
 }
 
 /** Where a set is downloaded to and from. */
 export interface SetDownloadOptions extends DownloadOptions {
   /** Folder of the set; its own in the data folder unless stated. */
   readonly folder?: string | undefined;
-  /** Addresses that have the published files, tried before the publisher's. */
-  readonly mirrors?: readonly string[];
+  /** Addresses of folders with the published files, tried in this order; the publisher's alone unless stated. */
+  readonly urls?: readonly string[];
 }
 
 /**
@@ -186,9 +192,9 @@ export interface SetDownloadOptions extends DownloadOptions {
  * @throws as {@link download}; FileError where the archive is damaged or the folder cannot be written.
  */
 export async function downloadSet(set: KnownSet, options: SetDownloadOptions = {}): Promise<string> {
-  const { folder = join(dataFolder(), set.name), mirrors = [], ...rest } = options;
+  const { folder = join(dataFolder(), set.name), urls = [set.url], ...rest } = options;
   if (holdsSet(set, folder)) return folder;
-  const addresses = [...mirrors, set.url].map((url) => (url.endsWith("/") ? url : `${url}/`));
+  const addresses = urls.map((url) => (url.endsWith("/") ? url : `${url}/`));
   for (const address of addresses) requireHttp(address);
   const { members } = set;
   // What is unpacked takes the set's place at once; until then the archive stands beside it.
@@ -203,8 +209,8 @@ export async function downloadSet(set: KnownSet, options: SetDownloadOptions = {
       () => false,
     );
     if (!isThere) {
-      const urls = addresses.map((address) => new URL(file.name, address).href);
-      await download(urls, path, file, rest);
+      const places = addresses.map((address) => new URL(file.name, address).href);
+      await download(places, path, file, rest);
     }
     if (members === undefined) continue;
     await writeFolderAtomic(folder, (temporary) => unpackTarGz(path, members, temporary, rest.signal));

@@ -130,18 +130,25 @@ export async function unpackTarGz(
   const wanted = [...members.values()].reduce((sum, size) => sum + size, 0);
   const limit = 2 * wanted + 2 ** 20;
   let met = new Set<string>();
+  let refusal: unknown; // pipeline() reports the abort of its other parts instead
   try {
     await pipeline(
       createReadStream(archive),
       createGunzip(),
       bounded(archive, limit),
       async (stream: AsyncIterable<Uint8Array>) => {
-        met = await writeMembers(archive, stream, members, folder);
+        try {
+          met = await writeMembers(archive, stream, members, folder);
+        } catch (error) {
+          refusal = error;
+          throw error;
+        }
       },
       { signal },
     );
-  } catch (error) {
+  } catch (caught) {
     if (signal?.aborted) throw new AbortedError("unpack", signal);
+    const error = refusal ?? caught;
     if (error instanceof FileError) throw error;
     const isZlib = error instanceof Error && "code" in error && String(error.code).startsWith("Z_");
     throw isZlib ? new FileError(archive, `gzip: ${messageOf(error)}`, { cause: error }) : fileError(archive, error);
