@@ -1,6 +1,7 @@
 // Our side of each comparison: a program built through the public interface, ready to run again and again. Runs in a process of its own.
 
 import * as v from "valibot";
+import { grad } from "../autodiff/grad.ts";
 import { ConfigError } from "../core/errors.ts";
 import { RandomStream } from "../core/random.ts";
 import type { Tokenizer } from "../data/tokenizer.ts";
@@ -30,6 +31,13 @@ export const caseSchema = v.variant("kind", [
     in: count,
     out: count,
     dtype,
+  }),
+  v.strictObject({
+    kind: v.literal("conv"),
+    pass: v.picklist(["forward", "dx", "dw"]),
+    batch: count,
+    channels: count,
+    size: count,
   }),
   v.strictObject({ kind: v.literal("train"), ...modelEntries }),
   v.strictObject({ kind: v.literal("compile"), ...modelEntries }),
@@ -88,6 +96,16 @@ function matmul({ pass, rows, in: inputs, out: outputs, dtype: type }: Spec<"mat
   const dy = () => held("dy", [rows, outputs], type);
   if (pass === "forward") return resident(x().matmul(w(), { transposeY: true }), engine);
   return resident(pass === "dx" ? dy().matmul(w()) : dy().matmul(x(), { transposeX: true }), engine);
+}
+
+/** 3 x 3 windows over square images, as many filters as channels, everything in row-major order. */
+function conv({ pass, batch, channels, size }: Spec<"conv">, engine: EngineChoice) {
+  const x = held("x", [batch, channels, size, size], "fp32");
+  const w = held("w", [channels, channels, 3, 3], "fp32");
+  const y = x.conv(w, { padType: "custom", pad: [1, 1, 1, 1] });
+  if (pass === "forward") return resident(y, engine);
+  const of = pass === "dx" ? x : w;
+  return resident(grad(y, [of], { cotangent: held("dy", y.shape, "fp32") })[0]!, engine);
 }
 
 /** A whole training step as the trainer makes it, less the clipping that the peers do not have either. */
@@ -243,6 +261,8 @@ function build(spec: CaseSpec, engine: EngineChoice): Promise<Work> {
   switch (spec.kind) {
     case "matmul":
       return matmul(spec, engine);
+    case "conv":
+      return conv(spec, engine);
     case "train":
       return training(languageModel(spec), stepOptimizer(), engine);
     case "compile":

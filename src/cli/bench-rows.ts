@@ -41,6 +41,7 @@ export const peak = ({ flops, isa }: Limits): number => flops[isa]!;
 interface Shapes {
   readonly rows: number;
   readonly layers: readonly (readonly [inputs: number, outputs: number])[];
+  readonly convolutions: readonly { readonly batch: number; readonly channels: number; readonly size: number }[];
   readonly models: Readonly<Record<string, ModelShape>>;
   readonly largest: string;
   readonly encoder: ModelShape;
@@ -57,6 +58,12 @@ const fullShapes: Shapes = {
     [2048, 768],
     [768, 32000],
   ],
+  convolutions: [1, 16].flatMap((batch) => [
+    { batch, channels: 64, size: 56 },
+    { batch, channels: 128, size: 28 },
+    { batch, channels: 256, size: 14 },
+    { batch, channels: 512, size: 7 },
+  ]),
   models: {
     "110M": { dim: 768, hidden: 2048, layers: 12, heads: 12, sequence: 256, vocab: 32000 },
     "15M": { dim: 288, hidden: 768, layers: 6, heads: 6, sequence: 256, vocab: 32000 },
@@ -73,6 +80,7 @@ const tinyModel = { dim: 8, hidden: 16, layers: 1, heads: 2, sequence: 8, vocab:
 const tinyShapes: Shapes = {
   rows: 4,
   layers: [[8, 16]],
+  convolutions: [{ batch: 1, channels: 4, size: 5 }],
   models: { tiny: tinyModel },
   largest: "tiny",
   encoder: { ...tinyModel, vocab: 16 },
@@ -124,6 +132,19 @@ export function comparisons(tiny: boolean, threads: number): Comparison[] {
     script,
     config: { ...config, mode },
   });
+  for (const { batch, channels, size } of shapes.convolutions) {
+    for (const pass of ["forward", "dx", "dw"] as const) {
+      const config = { pass, batch, channels, size };
+      list.push({
+        name: `conv/${batch}x${channels}x${size}/${pass}`,
+        unit: "ms (less is better)",
+        ours: { kind: "conv", ...config },
+        against: [{ title: "PyTorch eager", library: "PyTorch", script: "conv", config }],
+        // Nine multiply-adds a channel and position, as convolutions are usually counted: forms that make fewer may stay below this floor.
+        ...byFlops(2 * 9 * batch * channels * channels * size * size),
+      });
+    }
+  }
   for (const [name, shape] of Object.entries(shapes.models)) {
     list.push({
       name: `train/${name}`,

@@ -63,7 +63,7 @@ describe("anekit bench", { timeout: 90_000 }, () => {
     );
   });
 
-  it.each(["call", "decode", "encoder", "train", "compile", "convert"])("measures %s", async (name) => {
+  it.each(["call", "conv", "decode", "encoder", "train", "compile", "convert"])("measures %s", async (name) => {
     const { rows } = await bench(name, answering);
     expect(rows.every(({ ours }) => ours > 0)).toBe(true);
   });
