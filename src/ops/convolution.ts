@@ -47,6 +47,10 @@ function reachBeyond({ out, stride, kernel, dilation, extent, padBegin }: Window
  */
 function spread(g: Tensor, weight: Tensor, windows: readonly Window[], groups: number): Tensor {
   const reach = windows.map(reachBeyond);
+  if (windows.some(({ extent }, axis) => reach[axis]! + extent < 1)) {
+    const shape = [g.shape[0]!, weight.shape[1]! * groups, ...windows.map(({ extent }) => extent)];
+    return g.constantLike(newValues(g.dtype, sizeOf(shape)), shape); // all windows lie in the padding
+  }
   const pad = windows.flatMap((window, axis) => [window.padBegin, Math.max(0, reach[axis]!)]);
   const strides = windows.map((window) => window.stride);
   const dilations = windows.map((window) => window.dilation);
