@@ -33,7 +33,21 @@ const kinds = {
     near(seed, { ...chains, values: "smooth", dtypes: ["fp32", "fp32", "bool"] }, 2 ** -21, 64),
   attention16: (seed: number) =>
     near(seed, { ...chains, values: "smooth", dtypes: ["fp16", "fp16", "fp32", "bool"] }, 2 ** -10, 16),
+  /** Mostly convolutions and pools with loops between them; one of the three a seed. */
+  windows: (seed: number) =>
+    seed % 3 === 0
+      ? exact(seed, randomProgram(seed, { ...windows, dtypes: ["fp16", "fp32", "fp32", "bool"] }), false)
+      : undefined,
+  images: (seed: number) =>
+    seed % 3 === 1
+      ? near(seed, { ...windows, values: "smooth", dtypes: ["fp32", "fp32", "bool"] }, 2 ** -21, 64)
+      : undefined,
+  images16: (seed: number) =>
+    seed % 3 === 2
+      ? near(seed, { ...windows, values: "smooth", dtypes: ["fp16", "fp16", "fp32", "bool"] }, 2 ** -10, 16)
+      : undefined,
 } as const;
+const windows: ProgramOptions = { favourites: ["conv", "conv", "pool"], size: 10 };
 const chains: ProgramOptions = { favourites: ["chain", "chain", "descend"], size: 24 };
 const large: ProgramOptions = { most: 150_000, size: 8 };
 

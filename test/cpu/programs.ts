@@ -413,23 +413,62 @@ class Maker {
     },
     conv: () => {
       const { dice } = this;
-      const a = this.tiny(
-        this.find(
-          this.floats,
-          ({ rank, size }) => (rank === 3 || rank === 4) && size < 8000,
-          () => [dice.int(1, 2), dice.int(1, 4), dice.int(3, 17), dice.int(3, 9)],
-        ),
-      );
-      const channels = a.tensor.shape[1]!;
-      const kernel = a.tensor.shape.slice(2).map((extent) => Math.min(extent, dice.int(1, 3)));
-      const w = this.tiny(this.leaf(a.tensor.dtype, [dice.int(1, 5), channels, ...kernel]));
-      const bound = a.bound * w.bound * channels * sizeOf(kernel);
-      if (channels > 64) return;
-      this.#result(
-        a.tensor.conv(w.tensor, { padType: dice.pick(["valid", "same"] as const) }),
-        bound,
-        `conv ${a.name} ${w.name}`,
-      );
+      // Sums in Winograd's form are not exact.
+      const fresh = (): number[] =>
+        !this.whole && dice.chance(0.4)
+          ? [dice.int(1, 2), 16, dice.int(8, 11), dice.int(16, 18)]
+          : [dice.int(1, 2), dice.pick([1, 2, 3, 4, 6, 8, 16]), dice.int(3, 17), dice.int(3, 9)];
+      const fits = ({ rank, size, shape }: Tensor) =>
+        (rank === 3 || rank === 4) && size < 8000 && shape[1]! <= 64 && !shape.includes(0);
+      const a = this.tiny(this.find(this.floats, fits, fresh, 0.3));
+      const [channels, ...extents] = a.tensor.shape.slice(1) as [number, ...number[]];
+      const groups = dice.pick([1, 1, 1, 2, 3, channels].filter((count) => channels % count === 0));
+      const separable = !this.whole && channels % 16 === 0 && dice.chance(0.7);
+      const outs = separable ? 16 : groups * dice.int(1, groups > 1 ? 2 : 5);
+      const kernel = extents.map(() => (separable ? 3 : dice.pick([1, 2, 3, 3, 5])));
+      const transposed = dice.chance(0.25);
+      const shape = transposed
+        ? [channels, outs / (separable ? 1 : groups)]
+        : [outs, channels / (separable ? 1 : groups)];
+      const w = this.tiny(this.leaf(a.tensor.dtype, [...shape, ...kernel]));
+      const b = dice.chance(0.4) ? this.tiny(this.leaf(a.tensor.dtype, [outs])) : undefined;
+      const options = {
+        strides: extents.map(() => (separable ? 1 : dice.pick([1, 1, 2, 3]))),
+        dilations: extents.map(() => (separable ? 1 : dice.pick([1, 1, 1, 2]))),
+        pad: extents.flatMap(() => [dice.pick([0, 1, 1, 2]), dice.pick([0, 1, 1, 2])]),
+        groups: separable ? 1 : groups,
+        ...(b !== undefined && { bias: b.tensor }),
+      };
+      let tensor = transposed ? a.tensor.convTranspose(w.tensor, options) : a.tensor.conv(w.tensor, options);
+      const terms = channels * sizeOf(kernel);
+      let bound = a.bound * w.bound * terms + (b?.bound ?? 0);
+      if (!this.whole && bound > 8) {
+        tensor = tensor.mul(1 / Math.sqrt(terms));
+        bound = 8;
+      }
+      const { strides, dilations, pad } = options;
+      const how = `strides ${strides} dilations ${dilations} pad ${pad} groups ${options.groups}`;
+      const name = `conv${transposed ? "Transpose" : ""} ${a.name} ${w.name} ${b?.name ?? ""} ${how}`;
+      this.#result(tensor, bound, name);
+    },
+    pool: () => {
+      const { dice } = this;
+      const fits = ({ rank, size }: Tensor) => (rank === 3 || rank === 4) && size < 8000;
+      const a = this.find(this.floats, fits, () => [1, dice.int(1, 17), dice.int(3, 17), dice.int(3, 9)]);
+      const extents = a.tensor.shape.slice(2);
+      const sizes = extents.map((extent) => Math.min(extent, dice.int(1, 3)));
+      const options = {
+        strides: extents.map(() => dice.int(1, 3)),
+        pad: sizes.flatMap((size) => [dice.int(0, size - 1), dice.int(0, size - 1)]),
+        ceilMode: dice.chance(0.3),
+      };
+      const mean = !this.whole && dice.chance(0.5);
+      const excludePaddingFromAverage = dice.chance(0.5);
+      const tensor = mean
+        ? a.tensor.avgPool(sizes, { ...options, excludePaddingFromAverage })
+        : a.tensor.maxPool(sizes, options);
+      const how = `${sizes} strides ${options.strides} pad ${options.pad} ${options.ceilMode} ${excludePaddingFromAverage}`;
+      this.#result(tensor, a.bound, `${mean ? "avgPool" : "maxPool"} ${a.name} ${how}`);
     },
     view: () => {
       let value = this.any(this.all);
