@@ -7,12 +7,19 @@ import { RandomStream } from "../core/random.ts";
 import type { Tokenizer } from "../data/tokenizer.ts";
 import { compile } from "../engines/compile.ts";
 import { type EngineChoice, openEngine, parseEngine } from "../engines/open.ts";
+import { Cnn } from "../models/cnn.ts";
 import { TextGenerator } from "../models/generate.ts";
 import { Gpt } from "../models/gpt.ts";
+import type { ImageModel } from "../models/image-model.ts";
+import { MobileNetV2 } from "../models/mobilenet.ts";
+import { ResNet } from "../models/resnet.ts";
+import { VisionTransformer } from "../models/vit.ts";
 import { attention, crossEntropy, mergeHeads, splitHeads } from "../nn/functional.ts";
+import type { ScopeOptions } from "../nn/layers.ts";
 import { adamw } from "../optim/adam.ts";
 import type { Optimizer } from "../optim/optimizer.ts";
 import { sgd } from "../optim/sgd.ts";
+import { freeze } from "../passes/freeze.ts";
 import { constant, input, parameter, type Tensor } from "../tensor.ts";
 import { precisionPolicy } from "../train/precision.ts";
 import { buildTraining } from "../train/step.ts";
@@ -38,6 +45,19 @@ export const caseSchema = v.variant("kind", [
     batch: count,
     channels: count,
     size: count,
+  }),
+  v.strictObject({
+    kind: v.literal("images"),
+    model: v.picklist(["ResNet", "MobileNetV2", "VisionTransformer"]),
+    config: v.looseObject({}),
+    image: v.array(count),
+  }),
+  v.strictObject({
+    kind: v.literal("cnn"),
+    image: v.tuple([count, count, count]),
+    channels: v.array(count),
+    classes: count,
+    batch: count,
   }),
   v.strictObject({ kind: v.literal("train"), ...modelEntries }),
   v.strictObject({ kind: v.literal("compile"), ...modelEntries }),
@@ -220,6 +240,34 @@ async function mlp({ widths, batch, optimizer }: Spec<"mlp">, engine: EngineChoi
   return training(task, optimizer === "sgd" ? sgd({ learningRate: 1e-2 }) : adamw({ learningRate: 1e-3 }), engine);
 }
 
+const imageModels = { ResNet, MobileNetV2, VisionTransformer };
+
+/** A network's forward pass over one batch, its weights constants and batch norms folded. */
+export async function classifier({ model, config, image }: Omit<Spec<"images">, "kind">, engine: EngineChoice) {
+  const make = imageModels[model] as new (config: object, options: ScopeOptions) => ImageModel;
+  const network = new make(config, { dtype: "fp32" });
+  const program = await compile({ x: { shape: image, dtype: "fp32" } }, ({ x }) => freeze({ y: network.forward(x) }), {
+    engine,
+  });
+  const x = random(image.reduce((a, b) => a * b, 1));
+  return { network, x, run: () => program.runSync({ x }) };
+}
+
+function cnn({ image, channels, classes, batch }: Spec<"cnn">, engine: EngineChoice): Promise<Work> {
+  const model = new Cnn({ imageShape: image, channels, classes }, { dtype: "fp32" });
+  const images = input([batch, ...image], { name: "images", dtype: "fp32" });
+  const targets = input([batch], { name: "targets", dtype: "int32" });
+  const feeds = { images: random(images.size), targets: Int32Array.from({ length: batch }, (_, i) => i % classes) };
+  const task: Task = {
+    name: "classifier of images",
+    parameters: model.parameters,
+    loss: crossEntropy(model.forward(images).logits, targets),
+    batch: () => feeds,
+    itemsPerBatch: batch,
+  };
+  return training(task, adamw({ learningRate: 1e-3 }), engine);
+}
+
 /** As many tokens as the model knows, without text. */
 function numbersTokenizer(vocabSize: number): Tokenizer {
   return {
@@ -257,12 +305,16 @@ export async function prepareCase(spec: CaseSpec, choice: string) {
   return { work, engine, reason: chosen.reason };
 }
 
-function build(spec: CaseSpec, engine: EngineChoice): Promise<Work> {
+async function build(spec: CaseSpec, engine: EngineChoice): Promise<Work> {
   switch (spec.kind) {
     case "matmul":
       return matmul(spec, engine);
     case "conv":
       return conv(spec, engine);
+    case "images":
+      return (await classifier(spec, engine)).run;
+    case "cnn":
+      return cnn(spec, engine);
     case "train":
       return training(languageModel(spec), stepOptimizer(), engine);
     case "compile":

@@ -37,6 +37,13 @@ export interface Comparison {
 /** Most operations a second at the chosen level. */
 export const peak = ({ flops, isa }: Limits): number => flops[isa]!;
 
+/** A network for images. Its parameters, and its multiply-adds for one image as torchvision states them, are what its floor follows from. */
+interface ImageShape extends Omit<Extract<CaseSpec, { kind: "images" }>, "kind"> {
+  readonly name: string;
+  readonly parameters: number;
+  readonly products: number;
+}
+
 /** Shapes to measure, and ones that every engine can do in no time. */
 interface Shapes {
   readonly rows: number;
@@ -45,6 +52,8 @@ interface Shapes {
   readonly models: Readonly<Record<string, ModelShape>>;
   readonly largest: string;
   readonly encoder: ModelShape;
+  readonly images: readonly ImageShape[];
+  readonly cnn: Omit<Extract<CaseSpec, { kind: "cnn" }>, "kind">;
   readonly mlp: { readonly widths: number[]; readonly batch: number };
   readonly softmax: readonly [number, number];
   readonly convert: number;
@@ -71,6 +80,41 @@ const fullShapes: Shapes = {
   },
   largest: "110M",
   encoder: { dim: 384, hidden: 1536, layers: 6, heads: 12, sequence: 128, vocab: 30522 },
+  images: [
+    {
+      name: "resnet-18",
+      model: "ResNet",
+      config: { block: "basic", layers: [2, 2, 2, 2] },
+      image: [1, 3, 224, 224],
+      parameters: 11_689_512,
+      products: 1.814e9,
+    },
+    {
+      name: "resnet-50",
+      model: "ResNet",
+      config: { block: "bottleneck", layers: [3, 4, 6, 3] },
+      image: [1, 3, 224, 224],
+      parameters: 25_557_032,
+      products: 4.089e9,
+    },
+    {
+      name: "mobilenet-v2",
+      model: "MobileNetV2",
+      config: {},
+      image: [1, 3, 224, 224],
+      parameters: 3_504_872,
+      products: 0.301e9,
+    },
+    {
+      name: "vit-b-16",
+      model: "VisionTransformer",
+      config: { imageSize: 224, patchSize: 16, nLayer: 12, nHead: 12, nEmbd: 768 },
+      image: [1, 3, 224, 224],
+      parameters: 86_567_656,
+      products: 17.564e9,
+    },
+  ],
+  cnn: { image: [3, 32, 32], channels: [32, 64, 128], classes: 10, batch: 64 },
   mlp: { widths: [784, 256, 10], batch: 128 },
   softmax: [256, 32000],
   convert: 2 ** 26,
@@ -84,6 +128,17 @@ const tinyShapes: Shapes = {
   models: { tiny: tinyModel },
   largest: "tiny",
   encoder: { ...tinyModel, vocab: 16 },
+  images: [
+    {
+      name: "tiny",
+      model: "VisionTransformer",
+      config: { imageSize: 8, patchSize: 4, nLayer: 1, nHead: 2, nEmbd: 8, classes: 4 },
+      image: [1, 3, 8, 8],
+      parameters: 1000,
+      products: 1000,
+    },
+  ],
+  cnn: { image: [1, 6, 6], channels: [8, 8], classes: 4, batch: 2 },
   mlp: { widths: [12, 8, 4], batch: 4 },
   softmax: [4, 32],
   convert: 256,
@@ -101,6 +156,16 @@ function forwardFlops({ dim, hidden, layers, sequence }: ModelShape, matrices: n
 function stepFlops(shape: ModelShape): number {
   // The derivative of a product is two products.
   return 3 * (forwardFlops(shape, 3) + 2 * shape.sequence * shape.dim * shape.vocab);
+}
+
+/** Of a training step; the images have no derivative. */
+function cnnFlops({ image: [depth, height, width], channels, classes, batch }: Shapes["cnn"]): number {
+  const forward = channels.map((to, i) => {
+    const positions = Math.floor(height / 2 ** i) * Math.floor(width / 2 ** i);
+    return 2 * 9 * batch * positions * (channels[i - 1] ?? depth) * to;
+  });
+  const head = 2 * batch * channels.at(-1)! * classes;
+  return forward.reduce((sum, each, i) => sum + (i === 0 ? 2 : 3) * each, 3 * head);
 }
 
 const modelWeights = ({ dim, hidden, layers, vocab }: ModelShape) =>
@@ -166,6 +231,25 @@ export function comparisons(tiny: boolean, threads: number): Comparison[] {
       ...byFlops(forwardFlops(shapes.encoder, 2)),
     });
   }
+
+  for (const { name, parameters, products, ...shape } of shapes.images) {
+    const work = 2 * shape.image[0]! * products;
+    list.push({
+      name: `images/${name}`,
+      unit: "ms (less is better)",
+      ours: { kind: "images", ...shape },
+      against: [{ title: "ONNX Runtime", library: "onnxruntime", script: "classifiers", config: shape }],
+      work,
+      floor: (machine) => Math.max(work / peak(machine), (4 * parameters) / machine.bytes.read),
+    });
+  }
+  list.push({
+    name: "cnn",
+    unit: "ms (less is better)",
+    ours: { kind: "cnn", ...shapes.cnn },
+    against: [torch("eager", "cnn", shapes.cnn), torch("compile", "cnn", shapes.cnn)],
+    ...byFlops(cnnFlops(shapes.cnn)),
+  });
 
   const { widths, batch } = shapes.mlp;
   // The first layer has no derivative of its input.

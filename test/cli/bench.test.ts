@@ -63,10 +63,13 @@ describe("anekit bench", { timeout: 90_000 }, () => {
     );
   });
 
-  it.each(["call", "conv", "decode", "encoder", "train", "compile", "convert"])("measures %s", async (name) => {
-    const { rows } = await bench(name, answering);
-    expect(rows.every(({ ours }) => ours > 0)).toBe(true);
-  });
+  it.each(["call", "cnn", "conv", "decode", "encoder", "images", "train", "compile", "convert"])(
+    "measures %s",
+    async (name) => {
+      const { rows } = await bench(name, answering);
+      expect(rows.every(({ ours }) => ours > 0)).toBe(true);
+    },
+  );
 
   it.skipIf(process.arch !== "x64")("measures the machine's limits, and rows beside them", async () => {
     const { rows: machines } = await bench("machine", { ANEKIT_ISA: "avx2", ANEKIT_THREADS: "1" });
