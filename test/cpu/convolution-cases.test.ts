@@ -12,8 +12,10 @@ import {
   type Geometry,
   geometry,
   outExtents,
+  randomGeometry,
   resultShape,
   type Sums,
+  trimmed,
 } from "./convolution-reference.ts";
 
 type Float = "fp16" | "fp32";
@@ -160,15 +162,6 @@ function build(g: Geometry, dtype: Float, { transposed = false, line = false }: 
   return { outputs: { y, dx, dw, db }, feeds: values, sums, kinds };
 }
 
-/** The geometry without what lies behind its last windows: a transposed convolution makes nothing there. */
-function trimmed(g: Geometry): Geometry {
-  const extents = outExtents(g).map(
-    (out, i) =>
-      (out - 1) * g.strides[i]! + (g.filters[1 + i]! - 1) * g.dilations[i]! + 1 - g.pad[2 * i]! - g.pad[2 * i + 1]!,
-  );
-  return { ...g, x: [g.x[0], g.x[1], extents[0]!, extents[1]!] };
-}
-
 async function checkAll(g: Geometry, dtype: Float, form: Form = {}): Promise<void> {
   const { outputs, feeds, sums, kinds } = build(form.transposed ? trimmed(g) : g, dtype, form);
   const check = (results: Readonly<Record<string, ArrayLike<number>>>, where: string) => {
@@ -272,32 +265,6 @@ describe.each(Object.entries(lines))("one axis: %s", (_name, g) => {
     for (const dtype of dtypes) await checkAll(g, dtype, { transposed, line: true });
   });
 });
-
-/** A geometry whose windows fit, of any channels, kernels, strides, dilations, padding and groups. */
-function randomGeometry(seed: number): Geometry {
-  const random = makeRandom(seed);
-  const pick = <T>(...from: readonly T[]) => from[Math.floor(random() * from.length)]!;
-  const groups = pick(1, 1, 1, 2, 3, 8);
-  const perGroup = pick(1, 1, 2, 3, 8, 16, 17);
-  const axis = () => {
-    const [kernel, stride, dilation] = [pick(1, 2, 3, 3, 3, 4, 5, 7), pick(1, 1, 1, 2, 3), pick(1, 1, 1, 2, 3)];
-    const pad = [pick(0, 1, 1, 2, 3), pick(0, 1, 1, 2, 3)];
-    const least = (kernel - 1) * dilation + 1 - pad[0]! - pad[1]!;
-    return { kernel, stride, dilation, pad, extent: Math.max(1, least) + pick(0, 1, 2, 3, 5, 8, 11) };
-  };
-  const [h, w] =
-    random() < 0.6
-      ? [axis(), axis()]
-      : (Array.from({ length: 2 }).fill(axis()) as [ReturnType<typeof axis>, ReturnType<typeof axis>]);
-  return {
-    x: [pick(1, 1, 2, 3, 5), groups * perGroup, h.extent, w.extent],
-    filters: [groups * pick(1, 2, 3, 8, 16), h.kernel, w.kernel],
-    strides: [h.stride, w.stride],
-    dilations: [h.dilation, w.dilation],
-    pad: [...h.pad, ...w.pad] as unknown as Geometry["pad"],
-    groups,
-  };
-}
 
 const first = Number(process.env.FUZZ_SEED ?? 1);
 test.each(Array.from({ length: Number(process.env.FUZZ_RUNS ?? 24) }, (_, i) => first + i))(

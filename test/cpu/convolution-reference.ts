@@ -1,5 +1,7 @@
 // Convolutions in float64 straight from their definition, one product at a time: whichever of image, filters and result is asked for, from the other two.
 
+import { makeRandom } from "../plans/eager-engine.ts";
+
 /** A convolution from x [N, C, H, W] to y [N, O, outs...] by filters [O, C / groups, kernel...]. One spatial axis is H = 1. */
 export interface Geometry {
   readonly x: readonly [n: number, c: number, h: number, w: number];
@@ -88,4 +90,39 @@ export function channelSums(values: Values, channels: number, positions: number)
     sums.size[channel]! += Math.abs(values[i]!);
   }
   return sums;
+}
+
+/** The geometry without what lies behind its last windows: a transposed convolution makes nothing there. */
+export function trimmed(g: Geometry): Geometry {
+  const extents = outExtents(g).map(
+    (out, i) =>
+      (out - 1) * g.strides[i]! + (g.filters[1 + i]! - 1) * g.dilations[i]! + 1 - g.pad[2 * i]! - g.pad[2 * i + 1]!,
+  );
+  return { ...g, x: [g.x[0], g.x[1], extents[0]!, extents[1]!] };
+}
+
+/** A geometry whose windows fit, of any channels, kernels, strides, dilations, padding and groups. */
+export function randomGeometry(seed: number): Geometry {
+  const random = makeRandom(seed);
+  const pick = <T>(...from: readonly T[]) => from[Math.floor(random() * from.length)]!;
+  const groups = pick(1, 1, 1, 2, 3, 8);
+  const perGroup = pick(1, 1, 2, 3, 8, 16, 17);
+  const axis = () => {
+    const [kernel, stride, dilation] = [pick(1, 2, 3, 3, 3, 4, 5, 7), pick(1, 1, 1, 2, 3), pick(1, 1, 1, 2, 3)];
+    const pad = [pick(0, 1, 1, 2, 3), pick(0, 1, 1, 2, 3)];
+    const least = (kernel - 1) * dilation + 1 - pad[0]! - pad[1]!;
+    return { kernel, stride, dilation, pad, extent: Math.max(1, least) + pick(0, 1, 2, 3, 5, 8, 11) };
+  };
+  const [h, w] =
+    random() < 0.6
+      ? [axis(), axis()]
+      : (Array.from({ length: 2 }).fill(axis()) as [ReturnType<typeof axis>, ReturnType<typeof axis>]);
+  return {
+    x: [pick(1, 1, 2, 3, 5), groups * perGroup, h.extent, w.extent],
+    filters: [groups * pick(1, 2, 3, 8, 16), h.kernel, w.kernel],
+    strides: [h.stride, w.stride],
+    dilations: [h.dilation, w.dilation],
+    pad: [...h.pad, ...w.pad] as unknown as Geometry["pad"],
+    groups,
+  };
 }
