@@ -42,6 +42,19 @@ function reachBeyond({ out, stride, kernel, dilation, extent, padBegin }: Window
   return (out - 1) * stride + (kernel - 1) * dilation + 1 - padBegin - extent;
 }
 
+/** Zeros behind `x` [N, C, ...] for trailing elements that no window reads. */
+function withUnread(x: Tensor, windows: readonly Window[]): Tensor {
+  return x.pad(windows.flatMap((window) => [0, Math.max(0, -reachBeyond(window))]));
+}
+
+/** Whether windows over two axes lie side by side and within their image: then every element has at most one. */
+function areTiles(windows: readonly Window[]): boolean {
+  return (
+    windows.length === 2 &&
+    windows.every((window) => window.kernel === window.stride && window.padBegin === 0 && reachBeyond(window) <= 0)
+  );
+}
+
 /**
  * Spreads g [N, O, out...] over `windows` back to [N, C, extent...] with a transposed convolution. Trailing elements that no window read get zeros.
  */
@@ -54,9 +67,7 @@ function spread(g: Tensor, weight: Tensor, windows: readonly Window[], groups: n
   const pad = windows.flatMap((window, axis) => [window.padBegin, Math.max(0, reach[axis]!)]);
   const strides = windows.map((window) => window.stride);
   const dilations = windows.map((window) => window.dilation);
-  const spreadOut = g.convTranspose(weight, { strides, dilations, groups, padType: "custom", pad });
-  const missing = reach.flatMap((value) => [0, Math.max(0, -value)]);
-  return missing.some((count) => count > 0) ? spreadOut.pad(missing) : spreadOut;
+  return withUnread(g.convTranspose(weight, { strides, dilations, groups, padType: "custom", pad }), windows);
 }
 
 /**
@@ -374,6 +385,8 @@ export const max_pool = defineOp({
         pieces.push(g.mul(first));
       }
       const stacked = pieces[0]!.stack(pieces.slice(1), 2).reshape([n, c * taps, ...outExtents]);
+      const [height, width] = attrs.kernelSizes;
+      if (areTiles(windows) && height === width) return withUnread(stacked.pixelShuffle(height!), windows);
       return spread(stacked, tapWeights(x, c, attrs.kernelSizes), windows, c);
     },
   }),
@@ -407,9 +420,11 @@ export const avg_pool = defineOp({
           1 /
           windows.reduce((n, window, axis) => n * windowCount(window, at[axis]!, attrs.excludePaddingFromAverage), 1);
       }
+      const shared = g.mul(x.constantLike(shares, [1, 1, ...outExtents]));
+      const [height, width] = attrs.kernelSizes;
+      if (areTiles(windows)) return withUnread(shared.upsampleNearest(height!, width), windows);
       const ones = newValues(x.dtype, c * sizeOf(attrs.kernelSizes)).fill(1);
-      const weight = x.constantLike(ones, [c, 1, ...attrs.kernelSizes]);
-      return spread(g.mul(x.constantLike(shares, [1, 1, ...outExtents])), weight, windows, c);
+      return spread(shared, x.constantLike(ones, [c, 1, ...attrs.kernelSizes]), windows, c);
     },
   }),
   kernel: ({ x }, attrs, [out]) =>

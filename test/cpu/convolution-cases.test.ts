@@ -455,6 +455,52 @@ describe.each(Object.entries(followed))("after %s", (_name, g) => {
   });
 });
 
+/** Images, windows and strides of pools; then the padding on both sides. */
+const pools: Readonly<Record<string, readonly [Geometry["x"], [number, number], [number, number], number]>> = {
+  "side by side": [[2, 5, 8, 12], [2, 2], [2, 2], 0],
+  "side by side, more behind them": [[2, 17, 7, 11], [3, 3], [3, 3], 0],
+  "side by side, oblong": [[1, 16, 6, 9], [2, 3], [2, 3], 0],
+  overlapping: [[2, 16, 9, 8], [3, 3], [2, 2], 1],
+  "with gaps": [[1, 3, 9, 10], [2, 2], [3, 4], 0],
+  "one apart": [[1, 4, 6, 5], [2, 3], [1, 1], 1],
+};
+
+test.each(Object.entries(pools))("derivatives of pools: %s", async (_name, [shape, kernel, strides, pad]) => {
+  const g = geometry(shape, [shape[1], ...kernel], { groups: shape[1], strides, pad: [pad, pad, pad, pad] });
+  const [h, w] = [shape[2], shape[3]];
+  // Whole numbers: windows with several largest elements, of which the first counts.
+  const feeds = {
+    x: numbers(sizeOf(shape), 1, "fp32", 3).map(Math.round),
+    g: numbers(sizeOf(resultShape(g)), 2, "fp32"),
+  };
+  const [outHeight, outWidth] = outExtents(g);
+  const expected = { largest: new Float64Array(sizeOf(shape)), mean: new Float64Array(sizeOf(shape)) };
+  for (const [at, value] of feeds.g.entries()) {
+    const [plane, i, j] = [
+      Math.floor(at / (outHeight * outWidth)),
+      Math.floor(at / outWidth) % outHeight,
+      at % outWidth,
+    ];
+    const taps: number[] = [];
+    for (let a = i * strides[0] - pad; a < i * strides[0] - pad + kernel[0]; a++)
+      for (let b = j * strides[1] - pad; b < j * strides[1] - pad + kernel[1]; b++)
+        if (a >= 0 && a < h && b >= 0 && b < w) taps.push((plane * h + a) * w + b);
+    const first = taps.reduce((best, tap) => (feeds.x[tap]! > feeds.x[best]! ? tap : best));
+    expected.largest[first]! += value;
+    for (const tap of taps) expected.mean[tap]! += value / sizeOf(kernel);
+  }
+  const x = input(shape, { name: "x", dtype: "fp32" });
+  const cotangent = input(resultShape(g), { name: "g", dtype: "fp32" });
+  const [largest] = grad(x.maxPool(kernel, { strides, pad }), [x], { cotangent });
+  const [mean] = grad(x.avgPool(kernel, { strides, pad }), [x], { cotangent });
+  await runEverywhere({ largest: largest!, mean: mean! }, feeds, (results, where) => {
+    for (const name of ["largest", "mean"] as const) {
+      const worst = largestOf(expected[name].map((value, i) => value - results[name]![i]!));
+      expect(worst, `${name} on ${where}`).toBeLessThan(1e-6);
+    }
+  });
+});
+
 describe("weights", () => {
   const g = geometry([1, 16, 12, 12], [16, 3, 3], { pad: [1, 1, 1, 1] });
   const [x, w] = [numbers(sizeOf(g.x), 1, "fp32"), numbers(sizeOf(filterShape(g)), 2, "fp32", 0.1)];
