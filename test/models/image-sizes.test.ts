@@ -2,7 +2,7 @@
 
 import { describe, expect, test } from "vitest";
 import { chips } from "../../src/chips/index.ts";
-import { ConfigError, freeze, input, ops, ShapeError } from "../../src/index.ts";
+import { ConfigError, freeze, grad, input, ops, ShapeError, type Tensor } from "../../src/index.ts";
 import { instructionOperands, type Program } from "../../src/ir/program.ts";
 import { readMil } from "../../src/mil/reader.ts";
 import { milFiles } from "../../src/mil/writer.ts";
@@ -161,4 +161,13 @@ describe("as programs for the Neural Engine", () => {
     "%s fits every chip with its weights as state",
     (name) => expectLegal(programOf({ logits: build(name, "fp16") })),
   );
+
+  test("a residual network in training, with its derivatives and statistics, fits every chip", () => {
+    const config = { block: "basic", layers: [1, 1], width: 8, classes: 10 } as const;
+    const model = new ResNet(config, { empty: true });
+    const updates = new Map<Tensor, Tensor>();
+    const logits = model.forward(input([4, 3, 32, 32], { name: "images" }), { updates });
+    const results = [...updates.values(), ...grad(logits.square().mean(), [...model.parameters.values()])];
+    expectLegal(programOf(Object.fromEntries(results.map((each, i) => [`result${i}`, each]))));
+  });
 });
