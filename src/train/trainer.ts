@@ -320,5 +320,8 @@ export class Trainer implements Disposable {
 function evaluationOf({ loss, validationLoss = loss, validation, evaluation }: Task): Evaluation | undefined {
   if (evaluation !== undefined || validation === undefined) return evaluation;
   const figures = (results: Readonly<Record<string, NDArray>>) => ({ count: 1, loss: results.loss!.item() });
-  return { outputs: { loss: validationLoss }, batches: () => Array.from(validation(), (feeds) => ({ feeds, figures })) };
+  return {
+    outputs: { loss: validationLoss },
+    batches: () => Array.from(validation(), (feeds) => ({ feeds, figures })),
+  };
 }
