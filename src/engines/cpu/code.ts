@@ -58,8 +58,8 @@ export function at(address: Mem, bytes: number): Mem {
 /** Conditions: equal, not; unsigned below, above or equal, above, below or equal; signed less, greater or equal, greater, less or equal; negative, not. */
 export type Cond = "e" | "ne" | "b" | "ae" | "a" | "be" | "l" | "ge" | "g" | "le" | "s" | "ns";
 /**
- * `cmp` changes the flags only. All conditions hold of a - b after `sub` and `cmp`; after `add`, `and`, `or`, `xor` and `test` those that compare the result
- * with 0 (e, ne, s, ns) do. No other instruction keeps or sets flags in a way to rely on, but moves, loads, stores, `lea` and vector instructions keep them.
+ * `cmp` changes the flags only. All conditions hold of a - b after `sub` and `cmp`; after `add`, `and` and `test` those that compare the result with 0
+ * (e, ne, s, ns) do. No other instruction keeps or sets flags in a way to rely on, but moves, loads, stores, `lea` and vector instructions keep them.
  */
 export type Arithmetic = "add" | "sub" | "and" | "or" | "xor" | "cmp";
 
