@@ -7,7 +7,7 @@
 
 import { type SpawnSyncReturns, spawnSync } from "node:child_process";
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { basename, join, resolve } from "node:path";
+import { join, relative, resolve } from "node:path";
 import { pathToFileURL } from "node:url";
 import { build } from "tsdown";
 import { command, root } from "./steps.ts";
@@ -56,7 +56,7 @@ export async function runArm64(
     // A program is its own entry: imported by another module it would be left out, since package.json promises that imports have no effects.
     const entry = tests ? join(work, "entry.ts") : paths[0]!;
     if (tests) {
-      const imports = paths.map((path) => `${text(basename(path))}: () => import(${text(path)})`);
+      const imports = paths.map((path) => `${text(relative(root, path))}: () => import(${text(path)})`);
       writeFileSync(entry, `import { runTests } from ${text(standIn)};\nawait runTests({ ${imports.join(", ")} });\n`);
     }
     // Started from source, Node would spend most of the time in tsx.

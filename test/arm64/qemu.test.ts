@@ -1,17 +1,19 @@
-// The tests of code.test.ts under emulation, where there is one and the machine is no arm64 itself.
+// Tests of the arm64 assembler's code and of the portable instructions under emulation, where there is one and the machine is no arm64 itself.
 
 import { fileURLToPath } from "node:url";
 import { expect, test } from "vitest";
 import { runArm64, whyNoArm64 } from "../../scripts/arm64.ts";
 
-const path = fileURLToPath(new URL("code.test.ts", import.meta.url));
+const isa = "../../src/engines/cpu/isa";
+const files = ["code.test.ts", `${isa}/code.test.ts`, `${isa}/code-vectors.test.ts`];
+const paths = files.map((file) => fileURLToPath(new URL(file, import.meta.url)));
 
 // A processor with everything, and one without atomics and half-precision arithmetic.
-test.for(["max", "cortex-a72"])("arm64 code runs as on %s", { timeout: 300_000 }, async (cpu, { skip }) => {
-  skip(process.arch === "arm64", "an arm64 machine: code.test.ts runs by itself");
+test.for(["max", "cortex-a72"])("arm64 code runs as on %s", { timeout: 600_000 }, async (cpu, { skip }) => {
+  skip(process.arch === "arm64", "an arm64 machine: these tests run by themselves");
   const reason = whyNoArm64();
   skip(reason !== undefined, reason);
-  const { status, stdout, stderr } = await runArm64([path], { cpu, stdio: "pipe" });
+  const { status, stdout, stderr } = await runArm64(paths, { cpu, stdio: "pipe" });
   expect(`${stdout}${stderr}`).toMatch(/^arm64: \d+ passed, 0 failed, \d+ skipped$/m);
   expect(status).toBe(0);
 });
