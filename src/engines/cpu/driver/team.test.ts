@@ -362,7 +362,8 @@ describe.skipIf(process.platform !== "linux" || baseIsa === undefined)("team", (
       expect(end).toBeGreaterThan(start);
       if (i > 0) expect(start).toBeGreaterThanOrEqual(ticks[i - 1]!.end);
     }
-    expect(ticks[1]!.end - ticks[1]!.start).toBeGreaterThan(20_000);
+    // Of 80 000 rounds of a loop some thread has half: no processor takes less for them, in whatever ticks its clock counts.
+    expect((ticks[1]!.end - ticks[1]!.start) / team.ticksPerMicrosecond).toBeGreaterThan(4);
     using plain = new Job(system, chain());
     team.runSync(plain);
     expect(plain.ticks).toEqual([]);
@@ -406,13 +407,22 @@ describe.skipIf(process.platform !== "linux" || baseIsa === undefined)("team", (
 });
 
 const at = (path: string) => JSON.stringify(new URL(path, import.meta.url).href);
+/** Counts down from its argument. */
+function countdown(): Uint8Array {
+  const code = newCode(baseIsa ?? "avx2");
+  code.mov(r1, mem(args));
+  const top = code.here();
+  code.aluImm("sub", r1, 1);
+  code.jcc("ne", top);
+  code.ret();
+  return code.finish();
+}
 const head = `
     const { openSystem } = await import(${at("../../os/index.ts")});
     const { Team } = await import(${at("./team.ts")});
     const { Job } = await import(${at("./job.ts")});
     const system = await openSystem();
-    // mov r1, [r5]; l: sub r1, 1; jne l; ret
-    const kernel = system.code(Uint8Array.of(0x48, 0x8b, 0x0f, 0x48, 0x83, 0xe9, 0x01, 0x75, 0xfa, 0xc3)).address;
+    const kernel = system.code(Uint8Array.of(${countdown()})).address;
     const job = (steps, loops) => new Job(system, Array.from({ length: steps }, () => ({ kernel, args: [loops], tasks: 4 })));
     const team = new Team(system, { threads: 3, cores: 3 });`;
 
@@ -423,7 +433,9 @@ function inProcess(script: string, timeout = 15_000) {
   return { status, signal, stdout, stderr };
 }
 
-describe.skipIf(process.platform !== "linux" || baseIsa === undefined)("process with a team", () => {
+// Under emulation (scripts/arm64.ts) tests are bundled, and no program can start another one.
+const isSource = import.meta.url.endsWith(".ts");
+describe.skipIf(process.platform !== "linux" || baseIsa === undefined || !isSource)("process with a team", () => {
   test("ends by itself while threads are idle", () => {
     const result = inProcess(`team.runSync(job(10, 1000)); await team.run(job(10, 1000)); console.log("end");`);
     expect(result).toEqual({ status: 0, signal: null, stdout: "end\n", stderr: "" });
