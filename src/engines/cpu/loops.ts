@@ -5,7 +5,7 @@ import { invariant } from "../../core/errors.ts";
 import { sizeOf } from "../../core/shape.ts";
 import type { Group } from "./fuse.ts";
 import { contiguous } from "./graph.ts";
-import { emitColumns } from "./kernels/columns.ts";
+import { type ColumnSpec, emitColumns } from "./kernels/columns.ts";
 import { strip } from "./kernels/evaluate.ts";
 import { emitLoop, loopScratch, loopStoresLast } from "./kernels/loop.ts";
 import { type LoopOperand, type NestSpec, nestKey, nestTasks } from "./kernels/nest.ts";
@@ -73,7 +73,7 @@ export class Loops {
       flops: sizeOf(spec.dims) * Math.max(1, group.members.length),
       emit: (code) => {
         const machine = machineOf(code);
-        if (columnsKind) emitColumns(machine, spec);
+        if (columnsKind) emitColumns(machine, spec as ColumnSpec);
         else emitLoop(machine, spec);
       },
     };

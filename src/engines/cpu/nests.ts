@@ -14,6 +14,8 @@ import { Expressions } from "./math.ts";
 
 /** Elements that a task of a loop handles, within these bounds. */
 const taskElements = { least: 4096, most: 65536 } as const;
+/** Columns of a task. */
+const columnBlock = 64;
 /** A row with reductions costs at least as much as so many elements. */
 const leastRowCost = 128;
 
@@ -246,10 +248,17 @@ export function partition(spec: NestSpec, group: Group, threads: number): NestSp
   const inner = spec.dims.length - 1;
   if (group.kind === "columns") {
     const { x, axes } = group.members[0]!.source as SourceOf<"reduce">;
-    const outer = sizeOf(x.shape.slice(0, Math.min(...axes)));
-    let [taskDims, product] = [0, 1];
-    while (product < outer) product *= spec.dims[taskDims++]!;
-    return { ...spec, taskDims, blocked: inner, block: 64 };
+    const rows = sizeOf(x.shape.slice(0, Math.min(...axes)));
+    let [outer, product] = [0, 1];
+    while (product < rows) product *= spec.dims[outer++]!;
+    // A task takes whole outer dimensions while it stays small.
+    const most = Math.max(taskElements.least, Math.min(taskElements.most, total / (8 * threads)));
+    let [taskDims, elements] = [
+      outer,
+      Math.min(columnBlock, spec.dims[inner]!) * sizeOf(spec.dims.slice(outer, inner)),
+    ];
+    while (taskDims > 0 && elements * spec.dims[taskDims - 1]! <= most) elements *= spec.dims[--taskDims]!;
+    return { ...spec, taskDims, outer, blocked: inner, block: columnBlock };
   }
   const least = group.columns === 0 ? 1 : Math.min(1, group.columns / leastRowCost);
   const wanted = Math.max(least * taskElements.least, Math.min(taskElements.most, Math.ceil(total / (8 * threads))));

@@ -7,7 +7,7 @@ import type { DType } from "../../../core/dtype.ts";
 import { openSystem } from "../../os/index.ts";
 import { machineOf } from "../machines.ts";
 import { Expressions } from "../math.ts";
-import { emitColumns } from "./columns.ts";
+import { type ColumnSpec, emitColumns } from "./columns.ts";
 import { Harness, isasOf, runs } from "./copy.harness.ts";
 import type { LoopOperand, NestSpec } from "./nest.ts";
 
@@ -15,7 +15,7 @@ const harness = new Harness(await openSystem());
 const isas = isasOf(harness.system);
 afterAll(() => harness.dispose());
 
-function randomColumns(random: () => number): { spec: NestSpec; reduced: number[] } {
+function randomColumns(random: () => number): { spec: ColumnSpec; reduced: number[] } {
   const int = (low: number, high: number) => low + Math.floor(random() * (high - low + 1));
   const pick = <T>(list: readonly T[]): T => list[int(0, list.length - 1)]!;
   const outer = Array.from({ length: int(0, 2) }, () => pick([2, 3, 5]));
@@ -57,7 +57,17 @@ function randomColumns(random: () => number): { spec: NestSpec; reduced: number[
     stores.push({ operand: operands.length, value: result });
     operands.push({ dtype: "fp32", strides: strides(kept, pick([0, 4])) });
   }
-  const spec = { dims, taskDims: outer.length, blocked: last, block: 64, operands, reductions, stores, inPlace: false };
+  const spec = {
+    dims,
+    taskDims: int(0, outer.length),
+    outer: outer.length,
+    blocked: last,
+    block: 64,
+    operands,
+    reductions,
+    stores,
+    inPlace: false,
+  };
   return { spec, reduced };
 }
 

@@ -1,15 +1,19 @@
 // Reductions of all but the vector dimension: every vector of columns runs down its rows with the accumulators in registers.
 
+import { sizeOf } from "../../../core/shape.ts";
 import type { Node } from "../expression.ts";
 import type { Extent, Machine, VectorReg } from "../machine.ts";
 import { argumentsOf, evaluate, strip } from "./evaluate.ts";
 import { emitNest, type FrameSize, type NestSpec, NestWriter, neutral, typeOf } from "./nest.ts";
 
 /**
- * A nest whose reductions run over the dimensions between the enumerated ones and the vector dimension, which is the blocked one. Stores are
+ * A nest whose reductions run over the dimensions between the first `outer` ones and the vector dimension, which is the blocked one. Stores are
  * expressions of the reductions' results, made once a column; the strides of what they touch are 0 in the reduced dimensions.
  */
-export type ColumnSpec = NestSpec;
+export type ColumnSpec = NestSpec & { readonly outer: number };
+
+/** Rows of a reduction up to which its code has no loop: the elements of a kernel of 3 x 3 or 4 x 4. */
+const straightRows = 16;
 
 /** Emits the kernel of a column reduction; its arguments are the operands' addresses. */
 export function emitColumns(machine: Machine, spec: ColumnSpec): void {
@@ -17,8 +21,11 @@ export function emitColumns(machine: Machine, spec: ColumnSpec): void {
 }
 
 class ColumnWriter extends NestWriter {
+  readonly #outer: number;
+
   constructor(machine: Machine, spec: ColumnSpec) {
     super(machine, spec, false);
+    this.#outer = spec.outer;
   }
 
   /** Vectors of columns under way at once, a power of two. */
@@ -33,18 +40,38 @@ class ColumnWriter extends NestWriter {
     const unroll = this.#vectors;
     machine.begin(words, vectors);
     this.start(unroll);
-    machine.set(machine.counter, 0);
-    if (unroll > 1) this.sweep(this.unrolledEnd, unroll * machine.lanes, () => this.#section(unroll, "full"));
-    this.sweep(this.vectorEnd, machine.lanes, () => this.#section(1, "full"));
-    const tail = machine.tail === "single" ? 1 : machine.lanes;
-    this.sweep(this.length, tail, () => this.#section(1, "tail"));
+    this.loops(this.spec.taskDims, this.#outer, () => {
+      machine.set(machine.counter, 0);
+      if (unroll > 1) this.sweep(this.unrolledEnd, unroll * machine.lanes, () => this.#section(unroll, "full"));
+      this.sweep(this.vectorEnd, machine.lanes, () => this.#section(1, "full"));
+      const tail = machine.tail === "single" ? 1 : machine.lanes;
+      this.sweep(this.length, tail, () => this.#section(1, "tail"));
+    });
     machine.end();
+  }
+
+  /** `body` for every row that is reduced, with the operands' elements from the row that the pointers are at. */
+  #rows(body: (elements: (strides: readonly number[]) => number) => void): void {
+    const { dims, operands } = this.spec;
+    const reduced = dims.slice(this.#outer, -1);
+    const far = operands.some(({ strides }) =>
+      reduced.some((extent, i) => Math.abs(strides[this.#outer + i]! * extent) > 2 ** 24),
+    );
+    if (sizeOf(reduced) > straightRows || far) return this.loops(this.#outer, dims.length - 1, () => body(() => 0));
+    for (let row = 0; row < sizeOf(reduced); row++) {
+      const at: number[] = [];
+      for (let axis = reduced.length - 1, rest = row; axis >= 0; axis--) {
+        at.unshift(rest % reduced[axis]!);
+        rest = Math.floor(rest / reduced[axis]!);
+      }
+      body((strides) => at.reduce((sum, index, i) => sum + index * strides[this.#outer + i]!, 0));
+    }
   }
 
   /** Some vectors of columns, from the first row to the last. */
   #section(steps: number, extent: Extent): void {
     const { machine, spec } = this;
-    const { taskDims, dims, operands, reductions, stores } = spec;
+    const { operands, reductions, stores } = spec;
     const vectors = [...machine.vectors];
     const accumulators = reductions.map(({ kind, value }) =>
       Array.from({ length: steps }, () => {
@@ -53,15 +80,15 @@ class ColumnWriter extends NestWriter {
         return register;
       }),
     );
-    const fetch = (node: Node, register: VectorReg, offset: number) => {
+    const fetch = (node: Node, register: VectorReg, offset: number, row: (strides: readonly number[]) => number) => {
       const { index } = node as Node & { kind: "operand" };
       const { dtype, strides } = operands[index]!;
-      if (strides.at(-1) === 0) machine.loadAll(register, dtype, this.address(index, 0, false));
-      else machine.load(register, dtype, this.address(index, offset, true), extent);
+      if (strides.at(-1) === 0) machine.loadAll(register, dtype, this.address(index, row(strides), false));
+      else machine.load(register, dtype, this.address(index, offset + row(strides), true), extent);
     };
     const around = { vectors, masks: machine.masks, spillSlot: this.used.vectors };
     let spills = 0;
-    this.loops(taskDims, dims.length - 1, () => {
+    this.#rows((row) => {
       for (let step = 0; step < steps; step++) {
         const roots = reductions.map(({ kind, value }, i) => ({
           node: value,
@@ -72,7 +99,7 @@ class ColumnWriter extends NestWriter {
           ...around,
           fixed: new Map(),
           fetches: (node) => node.kind === "operand",
-          fetch: (node, register) => fetch(node, register, step * machine.lanes),
+          fetch: (node, register) => fetch(node, register, step * machine.lanes, row),
         });
         spills = Math.max(spills, slots);
       }
@@ -89,7 +116,7 @@ class ColumnWriter extends NestWriter {
         ...around,
         fixed: new Map([...results].map(([node, i]) => [node, accumulators[i]![step]!])),
         fetches: (node) => node.kind === "operand",
-        fetch: (node, register) => fetch(node, register, offset),
+        fetch: (node, register) => fetch(node, register, offset, () => 0),
         fetchFirst: spec.inPlace,
       });
       spills = Math.max(spills, slots);

@@ -30,6 +30,8 @@ export interface NestSpec {
   readonly taskDims: number;
   readonly blocked: number;
   readonly block: number;
+  /** Of reductions of columns: the dimensions before those that are reduced; a task runs over those that it does not enumerate. */
+  readonly outer?: number;
   readonly operands: readonly LoopOperand[];
   readonly reductions: readonly { readonly kind: ReduceKind; readonly value: Node }[];
   readonly stores: readonly LoopStore[];
@@ -44,7 +46,7 @@ export function nestTasks({ dims, taskDims, blocked, block }: NestSpec): number 
 
 /** Equal for nests with the same code. */
 export function nestKey(spec: NestSpec): string {
-  const { dims, taskDims, blocked, block, operands, reductions, stores, inPlace } = spec;
+  const { dims, taskDims, blocked, block, outer, operands, reductions, stores, inPlace } = spec;
   const numbers = new Map<Node, number>();
   const text: string[] = [];
   const number = (node: Node): number => {
@@ -65,7 +67,9 @@ export function nestKey(spec: NestSpec): string {
     ),
   ];
   const memory = operands.map(({ dtype, strides }) => `${dtype}:${strides.join()}`);
-  return [dims.join(), taskDims, blocked, block, inPlace, memory.join(";"), text.join(" "), results.join()].join("|");
+  return [dims.join(), taskDims, blocked, block, outer, inPlace, memory.join(";"), text.join(" "), results.join()].join(
+    "|",
+  );
 }
 
 /** Bits that a reduction starts from. */
