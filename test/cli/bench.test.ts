@@ -97,7 +97,7 @@ describe("anekit bench", { timeout: 90_000 }, () => {
       ].map((args) => anekit(["bench", ...args])),
     );
     expect(refusals.map(({ code }) => code)).toEqual([2, 2, 2]);
-    expect(refusals[0]!.stderr).toContain('there is no comparison "nothing"; there are: machine, matmul, train');
+    expect(refusals[0]!.stderr).toContain('there is no comparison "nothing"; there are: machine, matmul, conv, train');
     expect(refusals[1]!.stderr).toContain("add --tiny");
     expect(refusals[2]!.stderr).toContain('"0" is not a positive integer');
   });

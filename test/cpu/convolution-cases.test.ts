@@ -501,6 +501,25 @@ test.each(Object.entries(pools))("derivatives of pools: %s", async (_name, [shap
   });
 });
 
+test("one result may be put into several arrays, and into several places of one", async () => {
+  const g = geometry([2, 3, 5, 6], [4, 1, 1]);
+  const feeds = { x: numbers(sizeOf(g.x), 1, "fp32"), w: numbers(sizeOf(filterShape(g)), 2, "fp32") };
+  const [x, w] = [input(g.x, { name: "x", dtype: "fp32" }), input(filterShape(g), { name: "w", dtype: "fp32" })];
+  const y = x.conv(w).mul(2);
+  const padded = (fill: number) => y.pad([1, 1, 1, 1], { constantVal: fill }).sliceBySize([0, 0, 1, 1], [2, 4, 5, 6]);
+  const joined = concat([y, y, y.pad([0, 0, 0, 0]).neg()], 2).maxPool([3, 1], { strides: 1, pad: [1, 1, 0, 0] });
+  const outputs = { one: padded(-1).add(padded(-2)), two: padded(-3).mul(1), joined };
+  using reference = await compile(outputs, { engine: "sim" });
+  const expected = await reference.run(feeds);
+  await runEverywhere(outputs, feeds, (results, where) => {
+    for (const [name, { data }] of Object.entries(expected)) {
+      const want = data as Float32Array;
+      const worst = largestOf(want.map((value, i) => value - results[name]![i]!));
+      expect(worst, `${name} on ${where}`).toBeLessThan(1e-5);
+    }
+  });
+});
+
 describe("weights", () => {
   const g = geometry([1, 16, 12, 12], [16, 3, 3], { pad: [1, 1, 1, 1] });
   const [x, w] = [numbers(sizeOf(g.x), 1, "fp32"), numbers(sizeOf(filterShape(g)), 2, "fp32", 0.1)];

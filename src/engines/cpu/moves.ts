@@ -218,9 +218,10 @@ export class Moves {
       );
     }
     for (const { x, begin, stride } of pieces) {
-      if (this.#layout.isHosted(x)) continue;
-      const { root, offset, strides: from } = this.#layout.access(x);
       const start = begin.reduce((sum, at, axis) => sum + at * strides[axis]!, 0);
+      const placed = this.#layout.place(x);
+      if (placed.host === array && placed.offset === start) continue; // computed there; others may read it, too
+      const { root, offset, strides: from } = this.#layout.access(x);
       this.copy(
         array.dtype,
         x.shape,
