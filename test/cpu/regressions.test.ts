@@ -177,6 +177,29 @@ describe("many", () => {
   });
 });
 
+describe("pieces of arrays", () => {
+  const x = leaf([4, 6], "x");
+  const piece = x.add(1);
+  test("that several arrays have", () =>
+    agrees(
+      {
+        wide: piece.pad([0, 0, 1, 2]).neg(),
+        high: piece.pad([2, 1, 0, 0], { constantVal: 3 }).neg(),
+        joined: concat([piece, x.neg()], 0).mul(2),
+        other: concat([x.neg(), piece], 1).mul(2),
+        sums: piece.sum(0),
+      },
+      { x: whole(24) },
+    ));
+  test("that one array has twice", () =>
+    agrees({ y: concat([piece, piece.neg(), piece], 1).mul(2), z: piece.reshape([2, 12]).sum(0) }, { x: whole(24) }));
+  test("that are products of one column", () => {
+    const product = leaf([9, 16], "a").matmul(leaf([16, 1], "b"));
+    const outputs = { y: product.pad([1, 1, 0, 0]).add(1), z: concat([product, product.neg()], 1).mul(2) };
+    return agrees(outputs, { a: whole(144), b: whole(16) });
+  });
+});
+
 // Results from 16 MiB on go past the caches, at whatever address they begin, and the next loop reads them.
 test.each([4096, 4100])("4 million elements in rows of %i are stored before they are read", async (columns) => {
   const x = input([1050, columns], { dtype: "fp16", name: "x" });
