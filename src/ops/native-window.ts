@@ -68,8 +68,11 @@ const outputTransform = [
 const tile = 4;
 const reach = tile + 2;
 
-/** Positions from which on, by estimate, the products that it saves outweigh reading four times as many weights. */
-const winogradFrom = 128;
+/**
+ * Positions from which on, by estimate, the products that it saves outweigh reading four times as many weights, and, unless these are constant,
+ * transforming them in every run.
+ */
+const winogradFrom = { constant: 128, computed: 512 };
 
 /** 3 x 3 windows, one apart, of x [N, H, W, C] with filters [O, C, 3, 3]: [N, ...outs, O]. An element that is not finite makes all of its tiles NaN. */
 function winograd(
@@ -139,7 +142,8 @@ function correlate(n: Native, { x, axes, filters, groups, dtype }: Correlation):
   const [kernel, outs] = [axes.map((axis) => axis.kernel), axes.map(({ out }) => out)];
   const [taps, positions] = [sizeOf(kernel), sizeOf(outs)];
   const fits = axes.every(({ kernel: size, stride, step }) => size === 3 && stride === 1 && step === 1);
-  if (d === 2 && fits && groups === 1 && perGroup % 16 === 0 && rows % 16 === 0 && batch * positions >= winogradFrom)
+  const least = winogradFrom[n.isConstant(filters) ? "constant" : "computed"];
+  if (d === 2 && fits && groups === 1 && perGroup % 16 === 0 && rows % 16 === 0 && batch * positions >= least)
     return winograd(n, x, axes, filters, dtype);
   if (positions < taps) return correlateLarge(n, { x, axes, filters, groups, dtype });
   const inside = padded(n, x, axes, 0);

@@ -44,6 +44,8 @@ export interface Native<A extends NativeArray = NativeArray> {
   permute(x: A, perm: readonly number[]): A;
   /** The same, where what is computed from the result should go by the order of x's axes, which is that of memory. */
   reorder(x: A, perm: readonly number[]): A;
+  /** True for an array whose elements are known when a program is compiled. */
+  isConstant(x: A): boolean;
   /** x in memory of its own, by rows, unless it lies so. */
   dense(x: A): A;
   slice(x: A, begin: readonly number[], size: readonly number[], stride: readonly number[]): A;

@@ -230,6 +230,11 @@ class Builder implements Native<GraphArray> {
     return this.make(x.dtype, x.shape, { kind: "map", operands: [x], f: (_v, lanes) => lanes[0]! });
   }
 
+  isConstant(x: GraphArray): boolean {
+    const { source } = x;
+    return source.kind === "view" ? this.isConstant(source.of) : source.kind === "constant";
+  }
+
   dense(x: GraphArray): GraphArray {
     const access = accessOf(x, contiguousOf);
     if (access !== undefined && isContiguous(x.shape, access.strides)) return x;
