@@ -99,6 +99,7 @@ const residentBytes = 1 << 20;
 const pageBytes = 4096;
 /** Terms of a block of several runs. */
 const mostTerms = 1200;
+const leastTerms = 256;
 /** Bytes of a task's partial sums. */
 const partialBytes = 1 << 19;
 /** A packed operand that does not stay in cache until it is used. */
@@ -272,23 +273,36 @@ function termsOf({ k, sums = [] }: GemmSpec): number {
 }
 
 /** Terms of a block: the resident operand's chunk fits the cache, a streamed panel stays near. */
-function blockOf({ k, sums = [] }: GemmSpec, lanes: number): number {
+function blockOf(spec: GemmSpec, lanes: number): number {
+  const { k, sums = [], a, b } = spec;
   const last = sums.at(-1);
   if (last !== undefined) {
-    const blocks = Math.ceil(last.extent / Math.max(1, Math.floor(mostTerms / k)));
+    // Rows of k that are read where they lie stay in cache for all panels.
+    const rowBytes = Math.max(a.row === 1 ? a.column : 0, b.column === 1 ? b.row : 0) * 4;
+    const most = Math.min(mostTerms, Math.max(leastTerms, Math.floor(residentBytes / 2 / Math.max(1, rowBytes))));
+    const blocks = Math.ceil(last.extent / Math.max(1, Math.floor(most / k)));
     return Math.ceil(last.extent / blocks) * k;
   }
   const blocks = Math.ceil(k / (k <= 800 ? k : 512));
   return blocks === 1 ? k : Math.ceil(k / blocks / lanes) * lanes;
 }
 
-/** Whether an operand of runs of k is read where it is: rows of P that are contiguous, or what is contiguous along the panel and stays in cache. */
-function readsRuns(matrix: OrientedMatrix, side: "p" | "q", reuse: number, kBlock: number): boolean {
+/**
+ * Whether an operand of runs of k is read where it is: rows of P that are contiguous, or what is contiguous along the panel and stays in cache; unless
+ * so many panels or elements of the batch read it that a packed copy pays. `reuse` counts both.
+ */
+function readsRuns(
+  matrix: OrientedMatrix,
+  side: "p" | "q",
+  reuse: { panels: number; batch: number },
+  bytes: number,
+): boolean {
   const { storage, along, overK, constant } = matrix;
   if (storage !== "fp32" || (constant && side === "q")) return false;
   if (side === "p" && overK === 1) return true;
-  // A line of every k: worth copying for many panels of the other operand.
-  return along === 1 && reuse <= 8 && kBlock * overK * 4 <= residentBytes / 2;
+  if (along !== 1) return false;
+  // Vectors of Q are read as fast from here as from a copy; single elements of P are not.
+  return side === "q" ? reuse.batch === 1 || bytes <= residentBytes / 4 : reuse.panels * reuse.batch <= 8;
 }
 
 function gcd(a: number, b: number): number {
@@ -308,9 +322,9 @@ function cost(spec: GemmSpec, o: Oriented, geometry: Geometry): number {
   const packing = (matrix: OrientedMatrix, extent: number) =>
     matrix.constant ? 0 : extent * k * (matrix.along === 1 ? 0.12 : matrix.overK === 1 ? 0.35 : 2);
   const runs = o.pMatrix.sums.length > 0;
-  const block = blockOf(spec, lanes);
-  const pInPlace = runs ? readsRuns(o.pMatrix, "p", 1, block) : readsInPlace(o.pMatrix, o.p, tile.rows, k);
-  const qInPlace = runs ? readsRuns(o.qMatrix, "q", 1, block) : readsAlong(o.qMatrix, k);
+  const once = { panels: 1, batch: 1 };
+  const pInPlace = runs ? readsRuns(o.pMatrix, "p", once, 0) : readsInPlace(o.pMatrix, o.p, tile.rows, k);
+  const qInPlace = runs ? readsRuns(o.qMatrix, "q", once, 0) : readsAlong(o.qMatrix, k);
   const pPacking = pInPlace ? 0 : packing(o.pMatrix, o.p);
   const qPacking = qInPlace ? 0 : packing(o.qMatrix, o.q);
   const stores = o.p * o.q * (o.c.q === 1 ? 0.15 : 0.5);
@@ -447,7 +461,11 @@ function planTiles(spec: GemmSpec, o: Oriented, isa: Isa, geometry: Geometry, th
   const access = (side: "p" | "q"): Side["access"] => {
     const matrix = side === "p" ? o.pMatrix : o.qMatrix;
     const reuse = side === "p" ? panels.q.count : panels.p.count;
-    if (sums.length > 0 && readsRuns(matrix, side, reuse, kBlock)) return "direct";
+    const sharing = batch.reduce((all, size, i) => (matrix.batch[i] === 0 ? all * size : all), 1);
+    if (sums.length > 0) {
+      if (readsRuns(matrix, side, { panels: reuse, batch: sharing }, 4 * terms * o[side])) return "direct";
+      if (sharing > 1) return "shared";
+    }
     if (sums.length === 0 && side === "p" && readsInPlace(matrix, o.p, tile.rows, k)) return "direct";
     if (sums.length === 0 && side === "q" && readsAlong(matrix, k)) return "direct";
     if (side === "p" && matrix.storage === "fp32" && reuse === 1) return "direct";
