@@ -15,11 +15,11 @@ interface Shape {
 
 /** Name, whether Winograd's form is used, and the shapes. */
 const cases: readonly (readonly [string, boolean, Shape])[] = [
-  ["whole tiles", true, { x: [1, 16, 16, 16], filters: [16, 3, 3], options: { pad: 1 } }],
-  ["tiles that reach beyond", true, { x: [1, 32, 13, 11], filters: [48, 3, 3], options: { pad: 1 } }],
-  ["no padding, several samples", true, { x: [3, 16, 9, 10], filters: [32, 3, 3] }],
-  ["uneven padding", true, { x: [2, 16, 11, 9], filters: [16, 3, 3], options: { pad: [0, 2, 1, 3] } }],
-  ["few positions", false, { x: [1, 32, 7, 7], filters: [16, 3, 3], options: { pad: 1 } }],
+  ["whole tiles", true, { x: [1, 16, 24, 24], filters: [16, 3, 3], options: { pad: 1 } }],
+  ["tiles that reach beyond", true, { x: [1, 32, 25, 23], filters: [48, 3, 3], options: { pad: 1 } }],
+  ["no padding, several samples", true, { x: [3, 16, 16, 17], filters: [32, 3, 3] }],
+  ["uneven padding", true, { x: [2, 16, 19, 17], filters: [16, 3, 3], options: { pad: [0, 2, 1, 3] } }],
+  ["few positions", false, { x: [1, 32, 14, 14], filters: [16, 3, 3], options: { pad: 1 } }],
   ["channels that fill no vectors", false, { x: [1, 17, 16, 16], filters: [16, 3, 3], options: { pad: 1 } }],
   ["stride 2", false, { x: [1, 16, 23, 23], filters: [16, 3, 3], options: { pad: 1, strides: 2 } }],
   ["dilation 2", false, { x: [1, 16, 19, 16], filters: [32, 3, 3], options: { pad: 2, dilations: 2 } }],

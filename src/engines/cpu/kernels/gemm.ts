@@ -95,6 +95,8 @@ const geometries = {
 
 /** Bytes of the operand that stays in the second-level cache while the other streams by. */
 const residentBytes = 1 << 20;
+/** Bytes of an operand that stays in the first-level cache, about. */
+const nearBytes = 1 << 15;
 /** Rows that lie so far apart fall into the same sets of the caches. */
 const pageBytes = 4096;
 /** Terms of a block of several runs. */
@@ -414,7 +416,9 @@ function planTiles(spec: GemmSpec, o: Oriented, isa: Isa, geometry: Geometry, th
   const columns = tile.vectors * lanes;
   const panels = { p: pPanels(o.p, tile.rows), q: qPanels(o.q, columns) };
   // Q's panels stream by: they are packed, if at all, by the only task that needs them. If P is too large to stay in cache, the larger one does.
-  const outer = o.p * terms * 4 <= residentBytes || o.q > o.p ? "q" : "p";
+  // A small Q stays near while rows of a large result are written whole.
+  const whole = o.q < o.p && o.q * terms * 4 <= nearBytes && o.p * o.q * 4 > residentBytes;
+  const outer = !whole && (o.p * terms * 4 <= residentBytes || o.q > o.p) ? "q" : "p";
   const inner = outer === "p" ? "q" : "p";
 
   const kBlock = blockOf(spec, lanes);
