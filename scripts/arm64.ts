@@ -2,12 +2,14 @@
 //   npx tsx scripts/arm64.ts install            once: Node and koffi for arm64 from npm into node_modules/.cache
 //   npx tsx scripts/arm64.ts FILE [ARGUMENT…]   a program
 //   npx tsx scripts/arm64.ts FILE.test.ts…      tests; ANEKIT_TEST picks some by a regular expression
+//   npx tsx scripts/arm64.ts suite              the CPU engine's tests, with few of their random cases: see test/emulation.ts
 // Debian's packages qemu-user-static and libstdc++6-arm64-cross are needed. ANEKIT_ARM64_CPU names the processor, such as cortex-a72, which lacks
 // atomics and half-precision arithmetic.
 
-import { type SpawnSyncReturns, spawnSync } from "node:child_process";
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { join, relative, resolve } from "node:path";
+import { type ChildProcess, spawn, spawnSync } from "node:child_process";
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { availableParallelism } from "node:os";
+import { basename, join, relative, resolve } from "node:path";
 import { pathToFileURL } from "node:url";
 import { build } from "tsdown";
 import { command, root } from "./steps.ts";
@@ -44,8 +46,8 @@ export function installArm64(): void {
 /** Bundles files and runs them as arm64; one that is no test is the only one, and takes arguments. */
 export async function runArm64(
   files: readonly string[],
-  { args = [], cpu = "max", stdio = "inherit" }: RunOptions = {},
-): Promise<SpawnSyncReturns<string>> {
+  { args = [], cpu = "max", stdio = "inherit", variables = {} }: RunOptions = {},
+): Promise<Ended> {
   mkdirSync(folder, { recursive: true });
   const work = mkdtempSync(join(folder, "run-"));
   try {
@@ -81,8 +83,9 @@ export async function runArm64(
         ? [process.execPath, ...program]
         : [qemu, "-cpu", cpu, "-L", libraries, node, ...program];
     // Programs that tests start run outside of the emulator: a C compiler must be one for arm64.
-    const env = process.arch === "arm64" ? process.env : { ...process.env, CC: crossCompiler };
-    return spawnSync(name!, rest, { encoding: "utf8", env, stdio: ["ignore", stdio, stdio], maxBuffer: 2 ** 28 });
+    const emulated = { CC: crossCompiler, ANEKIT_EMULATED: "1" };
+    const env = { ...process.env, ...(process.arch === "arm64" ? {} : emulated), ...variables };
+    return await ended(spawn(name!, rest, { stdio: ["ignore", stdio, stdio], env }));
   } finally {
     rmSync(work, { recursive: true });
   }
@@ -93,6 +96,77 @@ interface RunOptions {
   /** Processor that qemu has; "max" has everything that it knows. */
   readonly cpu?: string;
   readonly stdio?: "inherit" | "pipe";
+  /** Of the environment. */
+  readonly variables?: Readonly<Record<string, string>>;
+}
+
+/** How a program ended, and with "pipe" what it wrote. */
+interface Ended {
+  readonly status: number | null;
+  readonly signal: NodeJS.Signals | null;
+  readonly output: string;
+}
+
+function ended(running: ChildProcess): Promise<Ended> {
+  return new Promise((resolve, reject) => {
+    let output = "";
+    for (const stream of [running.stdout, running.stderr]) {
+      stream?.on("data", (chunk: Buffer) => void (output += chunk.toString()));
+    }
+    running.on("error", reject);
+    running.on("close", (status, signal) => resolve({ status, signal, output }));
+  });
+}
+
+/** What has nothing to do with the processor, starts Node only, or is among test/arm64's own. */
+const elsewhere = [
+  ...["x64.test.ts", "arm64.test.ts", "math.test.ts"],
+  ...["life.test.ts", "programs.test.ts"],
+  ...["code.test.ts", "code-vectors.test.ts"],
+];
+
+/** The tests of the CPU engine, and of what it needs of the operating system. */
+function suiteFiles(): readonly string[] {
+  return ["src/engines/os", "src/engines/cpu", "test/cpu"].flatMap((under) =>
+    (readdirSync(join(root, under), { recursive: true }) as string[])
+      .filter((file) => file.endsWith(".test.ts") && !elsewhere.includes(basename(file)))
+      .map((file) => join(root, under, file))
+      .toSorted(),
+  );
+}
+
+/** Runs them and random programs, as many at once as there are processors; `seeds` of random programs, five or six each. Returns what failed. */
+export async function runSuite(seeds: number, variables: Readonly<Record<string, string>> = {}): Promise<Counts> {
+  const counts = { passed: 0, failed: 0, skipped: 0 };
+  const fuzz = join(root, "test/cpu/fuzz-child.ts");
+  const waiting = [fuzz, ...suiteFiles()];
+  const work = async () => {
+    for (let file = waiting.shift(); file !== undefined; file = waiting.shift()) {
+      const start = performance.now();
+      const args = file === fuzz ? ["1", String(seeds)] : [];
+      const { status, signal, output } = await runArm64([file], { args, stdio: "pipe", variables });
+      const found = /^arm64: (\d+) passed, (\d+) failed, (\d+) skipped$/m.exec(output) ?? ["", "0", "0", "0"];
+      const [passed = 0, failed = 0, skipped = 0] = found.slice(1).map(Number);
+      const good = status === 0 && (file === fuzz ? !/^differs /m.test(output) : passed + skipped > 0);
+      counts.passed += passed + (file === fuzz && good ? 1 : 0);
+      counts.failed += good ? 0 : Math.max(1, failed);
+      counts.skipped += skipped;
+      const seconds = ((performance.now() - start) / 1000).toFixed(0);
+      process.stdout.write(
+        `${relative(root, file)}: ${good ? "passed" : `FAILED (${signal ?? status})`}, ${seconds} s\n`,
+      );
+      if (!good) process.stdout.write(output.replace(/^arm64: .*\n/m, "")); // the counts come once, at the end
+    }
+  };
+  await Promise.all(Array.from({ length: availableParallelism() }, work));
+  return counts;
+}
+
+/** Numbers of tests. */
+interface Counts {
+  readonly passed: number;
+  readonly failed: number;
+  readonly skipped: number;
 }
 
 if (process.argv[1] !== undefined && import.meta.url === pathToFileURL(process.argv[1]).href) {
@@ -103,12 +177,17 @@ if (process.argv[1] !== undefined && import.meta.url === pathToFileURL(process.a
     const reason = whyNoArm64();
     if (reason !== undefined) throw new Error(reason);
     const cpu = process.env.ANEKIT_ARM64_CPU ?? "max";
-    const tests = first.endsWith(".test.ts");
-    const { status, signal, error } = tests
-      ? await runArm64([first, ...others], { cpu })
-      : await runArm64([first], { cpu, args: others });
-    if (error !== undefined) throw error;
-    if (signal !== null) process.stderr.write(`ended by ${signal}\n`);
-    process.exitCode = status ?? 1;
+    if (first === "suite") {
+      const { passed, failed, skipped } = await runSuite(2);
+      process.stdout.write(`arm64: ${passed} passed, ${failed} failed, ${skipped} skipped\n`);
+      process.exitCode = failed > 0 ? 1 : 0;
+    } else {
+      const tests = first.endsWith(".test.ts");
+      const { status, signal } = tests
+        ? await runArm64([first, ...others], { cpu })
+        : await runArm64([first], { cpu, args: others });
+      if (signal !== null) process.stderr.write(`ended by ${signal}\n`);
+      process.exitCode = status ?? 1;
+    }
   }
 }

@@ -10,6 +10,7 @@ import type { GroupResult } from "../test/ane/bench.ts";
 import { profiles } from "../test/ane/double/quirks.ts";
 import { runChild } from "../test/ane/start.ts";
 import { fuzz } from "../test/cpu/fuzz.ts";
+import { runSuite, whyNoArm64 } from "./arm64.ts";
 import { Missing, useDouble } from "./double.ts";
 import { command, root, runSteps, Skip, type Step } from "./steps.ts";
 
@@ -18,6 +19,7 @@ const PROGRAM_RUNS = 100_000;
 const COMPILES = 3_000;
 const CPU_PROGRAMS = Number(process.env.CPU_PROGRAMS ?? 2500); // seeds, five or six programs each
 const ANE_PROGRAMS = Number(process.env.ANE_PROGRAMS ?? 1500); // in each profile
+const ARM64_PROGRAMS = Number(process.env.ARM64_PROGRAMS ?? 40); // seeds, as above
 const CPU_COMPILES = 10_000;
 const ANE_COMPILES = 10_000;
 const ANE_RUNS = 1_000_000;
@@ -161,6 +163,15 @@ const jobs: Readonly<Record<string, Step>> = {
       if (failures.length > 0) throw new Error(`FUZZ_SEED=${first} ${facts.join(", ")}\n${failures.join("\n")}`);
     }
     return `seeds from ${first}: ${facts.join(", ")}`;
+  },
+  /** All tests of the CPU engine as arm64, with all of their random cases, and random programs. */
+  async arm64() {
+    const reason = whyNoArm64();
+    if (reason !== undefined) throw new Skip(reason);
+    const { passed, failed, skipped } = await runSuite(ARM64_PROGRAMS, { ANEKIT_STRIDE: "1" });
+    const facts = `${passed} passed, ${failed} failed, ${skipped} skipped, ${ARM64_PROGRAMS} seeds`;
+    if (failed > 0) throw new Error(facts);
+    return facts;
   },
   async "cpu-runs"() {
     await using program = await descent("cpu");

@@ -4,6 +4,7 @@ import { afterAll, describe, expect, test } from "vitest";
 import type { DType } from "../../src/core/dtype.ts";
 import { unpackFloat16 } from "../../src/core/float16.ts";
 import { type Engine, type Feed, input, type Tensor, where } from "../../src/index.ts";
+import { fewer } from "../emulation.ts";
 import { Dice } from "../fuzz/generate.ts";
 import { difference, instructionSets, openCpu, rowsOf } from "./compare.ts";
 
@@ -186,7 +187,7 @@ function randomChain(seed: number, floats: readonly DType[]): Program {
   return { outputs, feeds, text };
 }
 
-const runs = Number(process.env.FUZZ_RUNS ?? 40);
+const runs = Number(process.env.FUZZ_RUNS ?? fewer(40));
 const firstSeed = Number(process.env.FUZZ_SEED ?? 1);
 const timeout = 20_000 + runs * 200;
 

@@ -3,7 +3,8 @@
 import { spawnSync } from "node:child_process";
 import { readdirSync } from "node:fs";
 import { readFile } from "node:fs/promises";
-import { afterAll, describe, expect, test } from "vitest";
+import { afterAll, beforeEach, describe, expect, test } from "vitest";
+import { noProcesses } from "../../../../test/emulation.ts";
 import { openSystem } from "../../os/index.ts";
 import { type Code, entry, gp, Label, mem, type Vec } from "../code.ts";
 import { baseIsa, newCode } from "../isa/new-code.ts";
@@ -433,9 +434,9 @@ function inProcess(script: string, timeout = 15_000) {
   return { status, signal, stdout, stderr };
 }
 
-// Under emulation (scripts/arm64.ts) tests are bundled, and no program can start another one.
-const isSource = import.meta.url.endsWith(".ts");
-describe.skipIf(process.platform !== "linux" || baseIsa === undefined || !isSource)("process with a team", () => {
+describe.skipIf(process.platform !== "linux" || baseIsa === undefined)("process with a team", () => {
+  beforeEach(({ skip }) => skip(noProcesses !== undefined, noProcesses));
+
   test("ends by itself while threads are idle", () => {
     const result = inProcess(`team.runSync(job(10, 1000)); await team.run(job(10, 1000)); console.log("end");`);
     expect(result).toEqual({ status: 0, signal: null, stdout: "end\n", stderr: "" });

@@ -2,6 +2,7 @@
 
 import { afterAll, describe, expect, test } from "vitest";
 import { extentOf, referenceNest, runNest } from "../../../../test/cpu/nest.ts";
+import { fewer } from "../../../../test/emulation.ts";
 import { makeRandom } from "../../../../test/plans/eager-engine.ts";
 import type { DType } from "../../../core/dtype.ts";
 import { openSystem } from "../../os/index.ts";
@@ -73,7 +74,7 @@ function randomColumns(random: () => number): { spec: ColumnSpec; reduced: numbe
 
 describe.skipIf(!runs).each(isas)("column reductions on %s", (isa) => {
   test.each([1, 3])("compute what they mean, %i threads", (threads) => {
-    for (let seed = 1; seed <= 60; seed++) {
+    for (let seed = 1; seed <= fewer(60); seed++) {
       const random = makeRandom(5000 * threads + seed);
       const { spec, reduced } = randomColumns(random);
       const values = spec.operands.map((operand) =>

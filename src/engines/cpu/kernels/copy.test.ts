@@ -1,6 +1,7 @@
 // Copies, transposes and fills against plain loops: random layouts, both instruction sets, operands between guard pages.
 
 import { afterAll, describe, expect, test } from "vitest";
+import { fewer } from "../../../../test/emulation.ts";
 import { openSystem } from "../../os/index.ts";
 import { Harness, isasOf, runs } from "./copy.harness.ts";
 import { type CopySpec, planCopy, planFill } from "./copy.ts";
@@ -20,7 +21,7 @@ const isas = isasOf(harness.system);
 afterAll(() => harness.dispose());
 
 /** More in a soak. */
-const rounds = Number(process.env.COPY_ROUNDS ?? 400);
+const rounds = Number(process.env.COPY_ROUNDS ?? fewer(400));
 
 const span = (shape: readonly number[], strides: readonly number[]) =>
   1 + shape.reduce((sum, n, axis) => sum + (n - 1) * strides[axis]!, 0);

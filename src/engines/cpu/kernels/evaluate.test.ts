@@ -2,6 +2,7 @@
 
 import { afterAll, describe, expect, test } from "vitest";
 import { interpret } from "../../../../test/cpu/interpret.ts";
+import { fewer } from "../../../../test/emulation.ts";
 import { makeRandom } from "../../../../test/plans/eager-engine.ts";
 import { openSystem } from "../../os/index.ts";
 import type { Code } from "../code.ts";
@@ -215,7 +216,7 @@ describe.skipIf(!runs).each(isas)("expressions on %s", (isa) => {
   });
 
   test("random graphs, with more values than registers", () => {
-    for (let seed = 1; seed <= 60; seed++) {
+    for (let seed = 1; seed <= fewer(60); seed++) {
       const random = makeRandom(seed);
       const size = [5, 20, 60, 150][seed % 4]!;
       const length = [1, 3, 15, 16, 17, 64, 65, 130][seed % 8]!;

@@ -2,6 +2,7 @@
 
 import { afterAll, describe, expect, test } from "vitest";
 import { extentOf, referenceNest, runNest } from "../../../../test/cpu/nest.ts";
+import { fewer } from "../../../../test/emulation.ts";
 import { makeRandom } from "../../../../test/plans/eager-engine.ts";
 import type { DType } from "../../../core/dtype.ts";
 import { openSystem } from "../../os/index.ts";
@@ -118,7 +119,7 @@ function randomLoop(random: () => number, vectors: number): NestSpec {
 
 describe.skipIf(!runs).each(isas)("loops on %s", (isa) => {
   test.each([1, 3])("compute what they mean, %i threads", (threads) => {
-    for (let seed = 1; seed <= 80; seed++) {
+    for (let seed = 1; seed <= fewer(80); seed++) {
       const random = makeRandom(1000 * threads + seed);
       const spec = randomLoop(random, machineOf(newCode(isa)).vectors.length);
       const inside = [spec.dims.length - 1];

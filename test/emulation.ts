@@ -1,0 +1,18 @@
+// Tests on an emulated processor (scripts/arm64.ts): tens of times slower, and unable to start this program again. What that means for them is decided here.
+
+/** Why a test that starts Node is skipped; undefined where it can. */
+export const noProcesses =
+  process.env.ANEKIT_EMULATED === "1" ? "an emulated processor, on which Node cannot start itself" : undefined;
+
+/** One of so many cases is tried; a soak tries all. A prime number, so that some cases of every row and column of a grid come up. */
+const stride = Number(process.env.ANEKIT_STRIDE ?? (noProcesses === undefined ? 1 : 17));
+
+/** How many of `count` random cases to try. */
+export function fewer(count: number): number {
+  return Math.ceil(count / stride);
+}
+
+/** Which of a list of cases to try. */
+export function some<T>(list: readonly T[]): readonly T[] {
+  return list.filter((_, i) => i % stride === 0);
+}
