@@ -1,11 +1,12 @@
 // Tests on an emulated processor (scripts/arm64.ts): tens of times slower, and unable to start this program again. What that means for them is decided here.
 
+export const emulated = process.env.ANEKIT_EMULATED === "1";
+
 /** Why a test that starts Node is skipped; undefined where it can. */
-export const noProcesses =
-  process.env.ANEKIT_EMULATED === "1" ? "an emulated processor, on which Node cannot start itself" : undefined;
+export const noProcesses = emulated ? "an emulated processor, on which Node cannot start itself" : undefined;
 
 /** One of so many cases is tried; a soak tries all. A prime number, so that some cases of every row and column of a grid come up. */
-const stride = Number(process.env.ANEKIT_STRIDE ?? (noProcesses === undefined ? 1 : 17));
+const stride = Number(process.env.ANEKIT_STRIDE ?? (emulated ? 17 : 1));
 
 /** How many of `count` random cases to try. */
 export function fewer(count: number): number {

@@ -3,6 +3,7 @@
 import { readFileSync, writeSync } from "node:fs";
 import { constants } from "node:os";
 import { describe, expect, test } from "vitest";
+import { increment, noCode } from "../../../test/machine-code.ts";
 import { loadForeign } from "./libc.ts";
 import { openSystem, System } from "./system.ts";
 
@@ -33,8 +34,8 @@ describe("openSystem", () => {
 
 describe("system", () => {
   test("runs native code on a thread", ({ skip }) => {
-    skip(process.arch !== "x64", "x86-64 code");
-    using code = system.code(Uint8Array.of(0x48, 0xff, 0x07, 0xc3)); // inc qword ptr [rdi]; ret
+    skip(noCode !== undefined, noCode);
+    using code = system.code(Uint8Array.from(increment));
     using memory = system.allocate(8);
     const threads = Array.from({ length: 5 }, (_, i) => system.thread(code.address, memory.address, { name: `t${i}` }));
     for (const thread of threads) thread.join();
