@@ -13,7 +13,7 @@ export function fewer(count: number): number {
   return Math.ceil(count / stride);
 }
 
-/** Which of a list of cases to try. */
-export function some<T>(list: readonly T[]): readonly T[] {
-  return list.filter((_, i) => i % stride === 0);
+/** Which of a list of cases to try, number `from` among them. */
+export function some<T>(list: readonly T[], from = 0): readonly T[] {
+  return list.filter((_, i) => (i - from) % stride === 0);
 }

@@ -129,14 +129,14 @@ describe.skipIf(!runs).each(isasOf(system))("matrix products with %s", (isa) => 
   });
 
   test.each(forms)("%s agrees at sizes with several blocks", (form) => {
-    for (const [m, n, k] of [
+    const shapes = [
       [70, 67, 61],
       [256, 96, 64],
       [61, 200, 1000],
       [113, 31, 1601],
       [29, 1009, 127],
-    ] as const)
-      check(dense({ m, n, k }, form), isa);
+    ] as const;
+    for (const [m, n, k] of some(shapes, forms.indexOf(form))) check(dense({ m, n, k }, form), isa);
   });
 
   test.each(forms)("%s in fp16", (form) => {
@@ -194,18 +194,17 @@ describe.skipIf(!runs).each(isasOf(system))("matrix products with %s", (isa) => 
   });
 
   test.each(forms)("%s with a few rows or columns of a large matrix", (form) => {
-    for (const rows of [1, 2, 3, 5, 6, 7, 8, 9]) {
-      for (const [size, k] of [
-        [1000, 37],
-        [517, 300],
-      ] as const) {
-        const storage = rows % 2 === 0 ? "fp16" : "fp32";
-        check(dense({ m: rows, n: size, k }, form, storage), isa);
-        check(dense({ m: size, n: rows, k }, form, storage), isa);
-        const spec = dense({ m: rows, n: size, k }, form, storage);
-        const transposed = { dtype: storage, row: 1, column: rows, batch: [] } as const;
-        check({ ...spec, c: transposed }, isa);
-      }
+    const shapes = [1, 2, 3, 5, 6, 7, 8, 9].flatMap((rows) => [
+      { rows, size: 1000, k: 37 },
+      { rows, size: 517, k: 300 },
+    ]);
+    for (const { rows, size, k } of some(shapes, 5 * forms.indexOf(form))) {
+      const storage = rows % 2 === 0 ? "fp16" : "fp32";
+      check(dense({ m: rows, n: size, k }, form, storage), isa);
+      check(dense({ m: size, n: rows, k }, form, storage), isa);
+      const spec = dense({ m: rows, n: size, k }, form, storage);
+      const transposed = { dtype: storage, row: 1, column: rows, batch: [] } as const;
+      check({ ...spec, c: transposed }, isa);
     }
   });
 
@@ -228,10 +227,13 @@ describe.skipIf(!runs).each(isasOf(system))("matrix products with %s", (isa) => 
   });
 
   test.each(forms)("%s with a result larger than the caches", (form) => {
-    check(dense({ m: 371, n: 389, k: 41 }, form), isa);
-    if (form === "NT") check(dense({ m: 130, n: 1030, k: 817 }, form), isa);
     const narrow = dense({ m: 700, n: 402, k: 30 }, form);
-    check({ ...narrow, c: { dtype: "fp16", row: 1, column: 703, batch: [] } }, isa);
+    const specs: GemmSpec[] = [
+      dense({ m: 371, n: 389, k: 41 }, form),
+      { ...narrow, c: { dtype: "fp16", row: 1, column: 703, batch: [] } },
+    ];
+    if (form === "NT") specs.push(dense({ m: 130, n: 1030, k: 817 }, form));
+    for (const spec of some(specs, forms.indexOf(form) % 2)) check(spec, isa);
   });
 
   test("fp16 results round to nearest, ties to even", () => {
