@@ -46,8 +46,12 @@ const kinds = {
     seed % 3 === 2
       ? near(seed, { ...windows, values: "smooth", dtypes: ["fp16", "fp16", "fp32", "bool"] }, 2 ** -10, 16)
       : undefined,
+  /** Arrays put together from parts that others read, windows over them. */
+  pieces: (seed: number) =>
+    exact(seed, randomProgram(seed, seed % 8 === 3 ? { ...pieces, ...large } : pieces), seed % 4 === 0),
 } as const;
 const windows: ProgramOptions = { favourites: ["conv", "conv", "pool"], size: 10 };
+const pieces: ProgramOptions = { favourites: ["pieces", "window", "join", "view", "matmul"], size: 16 };
 const chains: ProgramOptions = { favourites: ["chain", "chain", "descend"], size: 24 };
 const large: ProgramOptions = { most: 150_000, size: 8 };
 

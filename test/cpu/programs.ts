@@ -470,6 +470,106 @@ class Maker {
       const how = `${sizes} strides ${options.strides} pad ${options.pad} ${options.ceilMode} ${excludePaddingFromAverage}`;
       this.#result(tensor, a.bound, `${mean ? "avgPool" : "maxPool"} ${a.name} ${how}`);
     },
+    /** A value as a piece of arrays that surround it, and its other readers, before and after. */
+    pieces: () => {
+      const { dice } = this;
+      const drawn = this.small(
+        this.any(this.all, ({ rank, size }) => rank > 0 && rank < 5 && size <= this.#options.most / 4),
+      );
+      const made = isFloat(drawn.tensor.dtype) ? drawn.tensor.neg() : undefined;
+      const value = made === undefined || dice.chance(0.2) ? drawn : this.#add(made, drawn.bound, `neg ${drawn.name}`);
+      const { shape } = value.tensor;
+      const around = () => {
+        const amounts = shape.flatMap(() => [dice.pick([0, 0, 1, 2]), dice.pick([0, 0, 1, 3])]);
+        const mode = dice.chance(0.2) && amounts.every((count) => count < Math.min(...shape)) ? "reflect" : "constant";
+        return { amounts, mode, constantVal: dice.int(-3, 3) } as const;
+      };
+      const again = around();
+      const uses: Readonly<Record<string, (x: Tensor) => Tensor | undefined>> = {
+        pad: (x) => {
+          const { amounts, ...rest } = dice.chance(0.4) ? again : around();
+          return isFloat(x.dtype) ? x.pad(amounts, rest) : undefined;
+        },
+        crop: (x) => {
+          if (!isFloat(x.dtype)) return undefined;
+          const { amounts, ...rest } = again;
+          const begin = shape.map((_, axis) => dice.int(0, amounts[2 * axis]! + amounts[2 * axis + 1]!));
+          return x.pad(amounts, rest).sliceBySize(begin, shape);
+        },
+        join: (x) => {
+          const others = Array.from({ length: dice.int(1, 2) }, () =>
+            dice.chance(0.3)
+              ? x
+              : this.find(
+                  [x.dtype],
+                  (tensor) => sameShape(tensor.shape, shape),
+                  () => shape,
+                  0.3,
+                ).tensor,
+          );
+          const axis = dice.int(0, shape.length - 1);
+          const all = dice.chance(0.5) ? [x, ...others] : [...others, x];
+          return all[0]!.concat(all.slice(1), axis, dice.chance(0.4));
+        },
+        turn: (x) => x.transpose(shape.map((_, axis) => shape.length - 1 - axis)),
+        fold: (x) => x.reshape(this.#otherShape(shape)),
+        total: (x) => (isFloat(x.dtype) ? x.max(dice.int(0, shape.length - 1), { keepDims: true }) : undefined),
+        residual: (x) => (x.dtype === "bool" ? x.logicalNot() : x.maximum(this.leaf(x.dtype, shape).tensor)),
+        indexed: (x) => x.gather(this.#indices(shape[0]!, [dice.int(1, 3)]), 0),
+      };
+      for (let i = dice.int(3, 6); i > 0; i--) {
+        const kind = dice.pick(["pad", "pad", "crop", "join", "join", ...Object.keys(uses)]);
+        const tensor = uses[kind]!(value.tensor);
+        // A reader of its own: what is put together is memory, not an output.
+        const reads = tensor !== undefined && tensor.dtype !== "bool" && dice.chance(0.7);
+        if (tensor !== undefined)
+          this.#result(reads ? tensor.maximum(-2) : tensor, Math.max(3, value.bound), `${kind} of ${value.name}`);
+      }
+    },
+    /** Convolutions and pooling of any windows, with a result added to its own operand where that fits. */
+    window: () => {
+      const { dice } = this;
+      const groups = dice.pick([1, 1, 2, 3]);
+      const channels = groups * dice.pick([1, 2, 3, 5, 8]);
+      const flat = dice.chance(0.3);
+      const a = this.tiny(
+        this.find(
+          this.floats,
+          ({ rank, shape, size }) =>
+            rank === (flat ? 3 : 4) && shape[1]! % groups === 0 && shape[1]! < 40 && size < 8000,
+          () => [dice.int(1, 3), channels, ...(flat ? [dice.int(1, 33)] : [dice.int(1, 13), dice.int(1, 13)])],
+          0.4,
+        ),
+      );
+      const x = dice.chance(0.7) ? this.#add(a.tensor.neg(), a.bound, `neg ${a.name}`) : a;
+      const perGroup = x.tensor.shape[1]! / groups;
+      const spatial = x.tensor.shape.slice(2);
+      const each = (choices: readonly number[]) => spatial.map(() => dice.pick(choices));
+      const [kernel, strides, dilations] = [each([1, 2, 3, 3, 5]), each([1, 1, 2, 3]), each([1, 1, 1, 2])];
+      const pad = kernel.flatMap((extent) => [dice.int(0, extent - 1), dice.int(0, extent - 1)]);
+      const options = { strides, dilations, pad, groups };
+      const kind = dice.pick(["conv", "conv", "convTranspose", "maxPool", "avgPool"] as const);
+      let y: Tensor;
+      let { bound } = x;
+      if (kind === "maxPool") y = x.tensor.maxPool(kernel, { strides, pad });
+      else if (kind === "avgPool") {
+        if (this.whole) return;
+        y = x.tensor.avgPool(kernel, { strides, pad, excludePaddingFromAverage: dice.chance(0.5) });
+      } else {
+        const outputs = groups * dice.pick([1, 2, 5, 16]);
+        const shape = kind === "conv" ? [outputs, perGroup] : [perGroup * groups, outputs / groups];
+        const w = this.tiny(this.leaf(x.tensor.dtype, [...shape, ...kernel]));
+        bound *= w.bound * perGroup * sizeOf(kernel);
+        y = x.tensor[kind](w.tensor, options);
+        if (!this.whole && bound > 64) {
+          y = y.mul(1 / Math.sqrt(perGroup * sizeOf(kernel)));
+          bound = 8;
+        }
+      }
+      this.#result(y, bound, `${kind} ${x.name} ${JSON.stringify({ kernel, ...options })}`);
+      if (sameShape(y.shape, x.tensor.shape))
+        this.#result(x.tensor.add(y), x.bound + bound, `residual of the ${kind} of ${x.name}`);
+    },
     view: () => {
       let value = this.any(this.all);
       const chain = this.dice.int(1, 4);

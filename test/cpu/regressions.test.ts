@@ -192,7 +192,7 @@ describe("pieces of arrays", () => {
       { x: whole(24) },
     ));
   test("that one array has twice", () =>
-    agrees({ y: concat([piece, piece.neg(), piece], 1).mul(2), z: piece.reshape([2, 12]).sum(0) }, { x: whole(24) }));
+    agrees({ y: concat([piece, piece.neg(), piece], 1).mul(2), z: piece.sum(0) }, { x: whole(24) }));
   test("that are products of one column", () => {
     const product = leaf([9, 16], "a").matmul(leaf([16, 1], "b"));
     const outputs = { y: product.pad([1, 1, 0, 0]).add(1), z: concat([product, product.neg()], 1).mul(2) };

@@ -24,7 +24,11 @@ afterAll(() => harness.dispose());
 const rounds = Number(process.env.COPY_ROUNDS ?? fewer(400));
 
 const span = (shape: readonly number[], strides: readonly number[]) =>
-  1 + shape.reduce((sum, n, axis) => sum + (n - 1) * strides[axis]!, 0);
+  1 + shape.reduce((sum, n, axis) => sum + (n - 1) * Math.abs(strides[axis]!), 0);
+
+/** Elements before the first one: those that negative strides go back to. */
+const before = (shape: readonly number[], strides: readonly number[]) =>
+  shape.reduce((sum, n, axis) => sum + (n - 1) * Math.max(0, -strides[axis]!), 0);
 
 const arrayTypes = { 1: Uint8Array, 2: Uint16Array, 4: Uint32Array } as const;
 
@@ -40,7 +44,7 @@ function expected(spec: CopySpec, source: Uint8Array, target: Uint8Array): Uint8
     }
     for (let i = 0; i < shape[axis]!; i++) visit(axis + 1, f + i * from[axis]!, t + i * to[axis]!);
   };
-  visit(0, 0, 0);
+  visit(0, before(shape, from), before(shape, to));
   return new Uint8Array(result.buffer);
 }
 
@@ -55,7 +59,7 @@ function check(spec: CopySpec, isa: Isa, threads: number, head = false, skew = 0
   const program = harness.load(
     isa,
     [planCopy(spec, isa, threads)],
-    (arg) => (arg === "from" ? source : target).address,
+    (arg) => (arg === "from" ? source : target).address + before(spec.shape, spec[arg]) * spec.bytes,
     threads,
   );
   program.run();
@@ -186,7 +190,7 @@ describe.skipIf(!runs).each(isas)("copy on %s", (isa) => {
           stride *= shape[axis]!;
           if (pads && random(3) === 0) stride += random(5);
         }
-        return strides;
+        return strides.map((stride) => (round % 2 === 1 && random(4) === 0 ? -stride || 0 : stride));
       };
       const bytes = sizes[random(3)]!;
       check(

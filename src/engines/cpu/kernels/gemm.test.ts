@@ -22,16 +22,22 @@ function generator(seed: number): () => number {
   };
 }
 
+/** Products with several sums; more in a soak. */
+const rounds = Number(process.env.GEMM_ROUNDS ?? 60);
+
 const bytesOf = { fp32: 4, fp16: 2 } as const;
 
-/** Elements between the first and the last, both included. */
-function extent(matrix: Matrix, rows: number, columns: number, batch: readonly number[]): number {
-  return (
-    1 +
-    (rows - 1) * matrix.row +
-    (columns - 1) * matrix.column +
-    batch.reduce((all, size, i) => all + (size - 1) * matrix.batch[i]!, 0)
-  );
+/** How far the elements reach that a product reads or writes of a matrix: elements in all, of which `first` lie before the first one. */
+function reach(matrix: Matrix, { m, n, k, batch, sums = [] }: GemmSpec, name: "a" | "b" | "c") {
+  const [rows, columns] = [name === "b" ? k : m, name === "a" ? k : n];
+  const steps = [
+    (rows - 1) * matrix.row,
+    (columns - 1) * matrix.column,
+    ...batch.map((size, i) => (size - 1) * matrix.batch[i]!),
+    ...(name === "c" ? [] : sums.map((sum) => (sum.extent - 1) * sum[name])),
+  ];
+  const total = (list: readonly number[]) => list.reduce((all, step) => all + Math.abs(step), 0);
+  return { first: total(steps.filter((step) => step < 0)), size: 1 + total(steps) };
 }
 
 /** `size` elements up to a guard page. */
@@ -47,52 +53,70 @@ function operand(use: string, dtype: Storage, size: number, value: (i: number) =
   return { address, bytes, get: (i: number) => float16Value(view[i]!) };
 }
 
-function check(spec: GemmSpec, isa: Isa, threads = 2): void {
-  const { m, n, k, batch, a, b, c } = spec;
+/** Offsets over dimensions of these extents and strides, the last fastest. */
+function offsetsOf(dims: readonly (readonly [extent: number, stride: number])[]): number[] {
+  return dims.reduce(
+    (all, [extent, stride]) => all.flatMap((at) => Array.from({ length: extent }, (_, i) => at + i * stride)),
+    [0],
+  );
+}
+
+/** Runs a product as planned for some numbers of threads: the same bits, and the sums by definition. */
+function check(spec: GemmSpec, isa: Isa, ...threads: readonly number[]): void {
+  const { m, n, k, batch, sums = [], a, b, c } = spec;
   const random = generator(m * 7919 + n * 104729 + k);
   const untouched = 12345;
-  const [A, B, C] = [
-    operand("a", a.dtype, extent(a, m, k, batch), random),
-    operand("b", b.dtype, extent(b, k, n, batch), random),
-    operand("c", c.dtype, extent(c, m, n, batch), () => untouched),
-  ];
-  const plan = planGemm(spec, isa, threads);
-  harness.run(plan, isa, { a: A.address, b: B.address, c: C.address });
-  const written = new Set<number>();
-  const unit = 2 ** -24;
-  const index = batch.map(() => 0);
-  for (;;) {
-    const base = (matrix: Matrix) => index.reduce((all, i, d) => all + i * matrix.batch[d]!, 0);
-    const [a0, b0, c0] = [base(a), base(b), base(c)];
-    for (let i = 0; i < m; i++) {
-      for (let j = 0; j < n; j++) {
-        let sum = 0;
-        let magnitude = 0;
-        for (let l = 0; l < k; l++) {
-          const product = A.get(a0 + i * a.row + l * a.column) * B.get(b0 + l * b.row + j * b.column);
-          sum += product;
-          magnitude += Math.abs(product);
-        }
-        const at = c0 + i * c.row + j * c.column;
-        written.add(at);
-        // Each of k sums rounds by half a unit of a partial sum; partial sums are at most `magnitude`.
-        const bound = (k + 1) * unit * magnitude + (c.dtype === "fp16" ? Math.abs(sum) * 2 ** -11 + 2 ** -25 : 0);
-        const error = Math.abs(C.get(at) - sum);
-        if (!(error <= bound)) {
-          throw new Error(
-            `${isa}: C[${index.concat(i, j)}] = ${C.get(at)}, not ${sum} (bound ${bound}): ${JSON.stringify(spec)}`,
-          );
-        }
-      }
-    }
-    let d = batch.length - 1;
-    while (d >= 0 && ++index[d]! === batch[d]) index[d--] = 0;
-    if (d < 0) break;
+  const place = (name: "a" | "b" | "c", value: () => number) => {
+    const { first, size } = reach(spec[name], spec, name);
+    const { dtype } = spec[name];
+    const { address, bytes, get } = operand(name, dtype, size, value);
+    return {
+      address: address + first * bytesOf[dtype],
+      bytes,
+      size,
+      values: () => Array.from({ length: size }, (_, i) => get(i)),
+      first,
+    };
+  };
+  const [A, B, C] = [place("a", random), place("b", random), place("c", () => untouched)];
+  const before = C.bytes.slice();
+  let result: Uint8Array | undefined;
+  for (const count of threads.length === 0 ? [2] : threads) {
+    C.bytes.set(before);
+    harness.run(planGemm(spec, isa, count), isa, { a: A.address, b: B.address, c: C.address });
+    result ??= C.bytes.slice();
+    if (Buffer.compare(result, C.bytes) !== 0)
+      throw new Error(`${isa}: other bits with ${count} threads than with ${threads[0]}: ${JSON.stringify(spec)}`);
   }
-  const size = extent(c, m, n, batch);
+  const [as, bs, cs] = [A, B, C].map(({ values }) => values()) as [number[], number[], number[]];
+  const terms = offsetsOf([...sums.map((sum) => [sum.extent, sum.a] as const), [k, a.column]]);
+  const others = offsetsOf([...sums.map((sum) => [sum.extent, sum.b] as const), [k, b.row]]);
+  const dims = (matrix: Matrix, row: number, column: number) =>
+    offsetsOf([...batch.map((size, i) => [size, matrix.batch[i]!] as const), [m, row], [n, column]]);
+  const [ats, bts, cts] = [dims(a, a.row, 0), dims(b, 0, b.column), dims(c, c.row, c.column)];
+  const unit = 2 ** -24;
+  for (const [element, at] of cts.entries()) {
+    const [a0, b0] = [A.first + ats[element]!, B.first + bts[element]!];
+    let sum = 0;
+    let magnitude = 0;
+    for (let l = 0; l < terms.length; l++) {
+      const product = as[a0 + terms[l]!]! * bs[b0 + others[l]!]!;
+      sum += product;
+      magnitude += Math.abs(product);
+    }
+    // Each of the sums rounds by half a unit of a partial sum; partial sums are at most `magnitude`.
+    const bound =
+      (terms.length + 1) * unit * magnitude + (c.dtype === "fp16" ? Math.abs(sum) * 2 ** -11 + 2 ** -25 : 0);
+    const error = Math.abs(cs[at]! - sum);
+    if (!(error <= bound))
+      throw new Error(
+        `${isa}: element ${element} of C is ${cs[at]}, not ${sum} (bound ${bound}): ${JSON.stringify(spec)}`,
+      );
+  }
+  const written = new Set(cts);
   const kept = c.dtype === "fp16" ? float16Value(float16Bits(untouched)) : untouched;
-  for (let i = 0; i < size; i++) {
-    if (!written.has(i) && C.get(i) !== kept)
+  for (let i = 0; i < C.size; i++) {
+    if (!written.has(i) && cs[i] !== kept)
       throw new Error(`${isa}: element ${i} of C was written: ${JSON.stringify(spec)}`);
   }
 }
@@ -190,6 +214,69 @@ describe.skipIf(!runs).each(isasOf(system))("matrix products with %s", (isa) => 
         bConstant: pick(0, 3) === 0,
       };
       check(spec, isa, pick(1, 64));
+    }
+  });
+
+  test("sums over several dimensions: windows that overlap, runs of any length, blocks that end early", {
+    timeout: 20_000 + 200 * rounds,
+  }, () => {
+    const random = generator(Number(process.env.GEMM_SEED ?? 7));
+    const pick = (low: number, high: number) => low + Math.floor(((random() + 1) / 2) * (high - low + 1));
+    const of = <T>(...choices: readonly T[]) => choices[pick(0, choices.length - 1)]!;
+    for (let round = 0; round < rounds; round++) {
+      // Some are so large that their panels do not stay in cache: the other operand's stream by.
+      const large = round % 15 === 14;
+      const size = () => of(1, 6, 7, 14, 15, 16, 17, 33, pick(1, 12), pick(1, 70));
+      const [long, short] = [large ? pick(200, 450) : size(), large ? pick(1, 40) : size()];
+      const [m, n] = of([long, short], [short, long]);
+      const k = of(1, 2, 4, 8, pick(1, 40), pick(1, 40));
+      // Terms: more than a block has in some.
+      const most = large ? 1500 : Math.max(120, Math.floor((60 * 8000 * of(1, 1, 8)) / m / n));
+      let terms = k;
+      const extents = Array.from({ length: pick(1, 3) }, () => {
+        const extent = Math.min(
+          of(1, 2, 3, pick(1, 9), Math.ceil(1500 / terms)),
+          Math.max(2, Math.floor(most / terms)),
+        );
+        terms *= extent;
+        return extent;
+      });
+      if (of(true, false)) extents.reverse();
+      const batch = Array.from({ length: m * n * terms > 1e6 ? 0 : pick(0, 2) }, () => pick(1, 3));
+      const stride = () => of(1, 2, k, k * of(1, 2, 3), pick(1, 90), -pick(1, 90), 1024);
+      // Operands are only read: their elements may overlap in any way.
+      const read = (side: "row" | "column"): Matrix => {
+        const along = of(1, 1, 2, k, 3 * k, pick(1, 90), -k);
+        const over = of(1, 1, 1, 1, 2, 33);
+        const [row, column] = side === "row" ? [along, over] : [over, along];
+        return {
+          dtype: of("fp16", "fp32", "fp32"),
+          row,
+          column,
+          batch: batch.map(() => of(0, stride(), pick(1, 200))),
+        };
+      };
+      const transposed = of(true, false);
+      const line = (transposed ? m : n) + of(0, 0, 1, 5);
+      const gap = of(0, 0, 3);
+      const matrix = line * (transposed ? n : m) + gap;
+      const spec: GemmSpec = {
+        m,
+        n,
+        k,
+        sums: extents.map((extent) => ({ extent, a: stride(), b: stride() })),
+        batch,
+        a: read("row"),
+        b: read("column"),
+        c: {
+          dtype: of("fp16", "fp32"),
+          ...(transposed ? { row: 1, column: line } : { row: line, column: 1 }),
+          batch: batch.map((_, i) => batch.slice(i + 1).reduce((all, each) => all * each, matrix)),
+        },
+        aConstant: pick(0, 3) === 0,
+        bConstant: pick(0, 3) === 0,
+      };
+      check(spec, isa, 1, 2, 3, 8);
     }
   });
 
