@@ -352,7 +352,7 @@ class Builder implements Native<GraphArray> {
       const access = accessOf(x, contiguousOf);
       return [access?.root.id ?? `view ${x.id}`, access?.offset, access?.strides, x.shape, begin, stride];
     });
-    const key = JSON.stringify([dtype, shape, String(fill), parts]);
+    const key = JSON.stringify([dtype, shape, Object.is(fill, -0) ? "-0" : String(fill), parts]);
     let made = this.#assembled.get(key);
     if (made === undefined) {
       made = this.make(dtype, shape, { kind: "assemble", fill, pieces: full });

@@ -49,9 +49,9 @@ export class Loops {
     const { threads } = this.#target;
     const { spec: nest, touched, updates, parts } = this.#nests.of(group);
     const places = touched.map(({ access }) => this.#memory.place(access.root, access.offset));
-    if (this.#copies(nest, places)) return;
     const later: (() => void)[] = [];
     let spec = merge(nest, bordersOf(group, nest.dims));
+    if (this.#copies(spec, places)) return;
     spec = this.#unitStrides(spec, places, group, later);
     spec = partition(spec, group, threads);
     spec = { ...spec, inPlace: this.#shareMemory(group, touched, spec, places) };

@@ -107,7 +107,7 @@ export class Memory {
 
   /** Address of a number that never changes. */
   number(dtype: DType, value: number): Place {
-    const key = `${dtype} ${value}`;
+    const key = `${dtype} ${Object.is(value, -0) ? "-0" : value}`;
     let array = this.#numbers.get(key);
     if (array === undefined) {
       const data = newValues(dtype, 1);

@@ -213,6 +213,21 @@ export function tailIsUnit(dims: readonly number[], strides: readonly number[]):
   return strides.every((stride, axis) => dims[axis] === 1 || stride === wanted[axis]);
 }
 
+/** The nest with a dimension as two, of which the inner one has `part` elements. */
+function split(spec: NestSpec, axis: number, part: number): NestSpec {
+  const two = (list: readonly number[], outer: number, inner: number) => list.toSpliced(axis, 1, outer, inner);
+  return {
+    ...spec,
+    dims: two(spec.dims, spec.dims[axis]! / part, part),
+    operands: spec.operands.map(({ dtype, strides }) => ({
+      dtype,
+      strides: two(strides, strides[axis]! * part, strides[axis]!),
+    })),
+  };
+}
+
+const range = (from: number, to: number) => Array.from({ length: Math.max(0, to - from + 1) }, (_, i) => from + i);
+
 export function reorder(spec: NestSpec, order: readonly number[]): NestSpec {
   const pick = (list: readonly number[]) => order.map((axis) => list[axis]!);
   return {
@@ -251,14 +266,23 @@ export function partition(spec: NestSpec, group: Group, threads: number): NestSp
     const rows = sizeOf(x.shape.slice(0, Math.min(...axes)));
     let [outer, product] = [0, 1];
     while (product < rows) product *= spec.dims[outer++]!;
-    // A task takes whole outer dimensions while it stays small.
+    // A task takes whole outer dimensions while it stays small, and a part of the next one.
     const most = Math.max(taskElements.least, Math.min(taskElements.most, total / (8 * threads)));
     let [taskDims, elements] = [
       outer,
       Math.min(columnBlock, spec.dims[inner]!) * sizeOf(spec.dims.slice(outer, inner)),
     ];
     while (taskDims > 0 && elements * spec.dims[taskDims - 1]! <= most) elements *= spec.dims[--taskDims]!;
-    return { ...spec, taskDims, outer, blocked: inner, block: columnBlock };
+    const next = taskDims > 0 ? spec.dims[taskDims - 1]! : 1;
+    const part = range(1, Math.min(next, Math.floor(most / elements))).findLast((each) => next % each === 0) ?? 1;
+    const cut = part === 1 ? spec : split(spec, taskDims - 1, part);
+    return {
+      ...cut,
+      taskDims,
+      outer: part === 1 ? outer : outer + 1,
+      blocked: cut.dims.length - 1,
+      block: columnBlock,
+    };
   }
   const least = group.columns === 0 ? 1 : Math.min(1, group.columns / leastRowCost);
   const wanted = Math.max(least * taskElements.least, Math.min(taskElements.most, Math.ceil(total / (8 * threads))));
