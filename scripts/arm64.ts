@@ -121,12 +121,14 @@ function ended(running: ChildProcess): Promise<Ended> {
 /** What has nothing to do with the processor, starts Node only, or is among test/arm64's own. */
 const elsewhere = [
   ...["x64.test.ts", "arm64.test.ts", "math.test.ts"],
-  ...["life.test.ts", "programs.test.ts"],
+  ...["accelerate.test.ts", "life.test.ts", "programs.test.ts"],
   ...["code.test.ts", "code-vectors.test.ts"],
 ];
 
 /** What emulation takes too long for, but in a soak. */
-const long = ["chains", "convolution", "operators", "regressions", "strict"].map((name) => `${name}.test.ts`);
+const long = ["chains", "convolution", "convolution-cases", "operators", "regressions", "strict"].map(
+  (name) => `${name}.test.ts`,
+);
 
 /** The tests of the CPU engine, and of what it needs of the operating system. */
 function suiteFiles(all: boolean): readonly string[] {
