@@ -118,11 +118,10 @@ function ended(running: ChildProcess): Promise<Ended> {
   });
 }
 
-/** What has nothing to do with the processor, starts Node only, or is among test/arm64's own. */
+/** What has nothing to do with the processor, or starts Node only. */
 const elsewhere = [
   ...["x64.test.ts", "arm64.test.ts", "math.test.ts"],
   ...["accelerate.test.ts", "life.test.ts", "programs.test.ts"],
-  ...["code.test.ts", "code-vectors.test.ts"],
 ];
 
 /** What emulation takes too long for, but in a soak. */
