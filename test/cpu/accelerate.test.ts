@@ -1,6 +1,6 @@
 // What goes to Accelerate, through a double of it: what the probe decides, kept results, programs.
 
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, afterEach, describe, expect, test } from "vitest";
@@ -75,6 +75,26 @@ describe.skipIf(built instanceof Missing)("through the double", () => {
       const { state, sgemm } = await decide(undefined, { limitMs: words.startsWith("hang") ? 3000 : 60_000 });
       expect(state).toMatchObject({ used: false, reason: expect.stringMatching(reason), probe: { outcome } });
       expect(sgemm).toBeUndefined();
+    });
+
+    test("is done without where no process can be started, which is not kept", async () => {
+      behave("fast");
+      const cache = newCache();
+      const { execPath } = process;
+      process.execPath = "\0"; // which makes `fork` throw at once
+      try {
+        for (const { state, sgemm } of await Promise.all([decide(cache), decide(cache)])) {
+          expect(state).toMatchObject({
+            used: false,
+            library: path,
+            reason: expect.stringMatching(/^the probe cannot run: /),
+          });
+          expect([sgemm, state.probe]).toEqual([undefined, undefined]);
+        }
+      } finally {
+        process.execPath = execPath;
+      }
+      expect(existsSync(cache)).toBe(false);
     });
 
     test("asks once for several engines at once", async () => {

@@ -2,6 +2,7 @@
 // build, library, number of threads and set of instructions; its result is kept. What the probe finds on a Mac was not seen yet.
 
 import * as v from "valibot";
+import { messageOf } from "../../core/errors.ts";
 import { Child } from "../os/child.ts";
 import { findAccelerate, type System } from "../os/index.ts";
 import { cacheFolder, describeSystem, libraryIdentity, readRecord, writeRecord } from "../os/records.ts";
@@ -198,11 +199,20 @@ export async function decideAccelerate(
     const key = subject.join("\n");
     let going = probing.get(key);
     if (going === undefined) {
-      going = probe(library, host, subject, options).finally(() => probing.delete(key));
+      going = probe(library, host, subject, options)
+        .then((found) => {
+          writeRecord(folder, recordKind, found);
+          return found;
+        })
+        .finally(() => probing.delete(key));
       probing.set(key, going);
-      writeRecord(folder, recordKind, await going);
     }
-    result = await going;
+    try {
+      result = await going;
+    } catch (error) {
+      // No process can be started, or its module is not there, as in a bundle of somebody's: that says nothing of the library.
+      return { state: { used: false, library, reason: `the probe cannot run: ${messageOf(error)}` } };
+    }
   }
   const from = thresholdsOf(result);
   const used = productKinds.some((kind) => from[kind] < Infinity);
