@@ -155,6 +155,7 @@ describe.skipIf(built instanceof Missing)("through the double", () => {
       ["with a text for terminals", (probe) => ({ ...probe, detail: "\u001b[2J" })],
       ["without a date", (probe) => ({ ...probe, at: "yesterday" })],
       ["of a failure long ago", (probe) => ({ ...probe, outcome: "crashed", at: "2020-01-01T00:00:00.000Z" })],
+      ["of a failure to come", (probe) => ({ ...probe, outcome: "crashed", at: "9999-01-01T00:00:00.000Z" })],
       ["enormous", (probe) => JSON.stringify(probe) + " ".repeat(2 ** 20)],
     ])("is not used where it is %s", async (_, change) => {
       const cache = await kept(change);

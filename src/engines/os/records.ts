@@ -71,7 +71,9 @@ export function readRecord<R extends ProbeRecord>(options: RecordOptions<R>): R 
     if (!status.isFile() || status.size > mostBytes) return undefined;
     const record = parse(JSON.parse(readFileSync(file, "utf8")));
     const isThis = record.subject.join("\n") === subject.join("\n");
-    const isFresh = !isFailure(record) || Date.now() - Date.parse(record.at) < failureMs;
+    const age = Date.now() - Date.parse(record.at);
+    // A failure found in the future, by a wrong clock, would count for ever.
+    const isFresh = !isFailure(record) || (age >= 0 && age < failureMs);
     return isThis && isFresh ? record : undefined;
   } catch {
     return undefined; // absent or damaged: the probe runs again
