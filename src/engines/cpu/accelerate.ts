@@ -26,6 +26,7 @@ const timedSizes = [
   size(4, 1024, 1024),
   size(8, 1024, 4096),
 ] as const;
+const leastTimed = 64;
 /** A product whose extents are multiples of nothing, in every order of its operands, with gaps between rows, in a batch. */
 const checked: readonly AccelerateRequest[] = Array.from({ length: 8 }, (_, bits) => ({
   ...size(37, 29, 43, 3),
@@ -230,7 +231,7 @@ export async function decideAccelerate(
     from: Object.fromEntries(productKinds.map((kind) => [kind, orNull(kind)])) as Record<ProductKind, number | null>,
     probe: result,
   };
-  return { state, ...(used && { sgemm: { library: "Accelerate", address, from } }) };
+  return { state, ...(used && { sgemm: { library: "Accelerate", address, from, least: leastTimed } }) };
 }
 
 function formatFlops(flops: number): string {

@@ -12,7 +12,7 @@ export type Gp = number & { readonly gp?: never };
 export type Vec = number & { readonly vec?: never };
 
 /**
- * General registers. C functions take up to three arguments in r5, r4, r2, the operating system three more in r8, r6, r7; results are in r0. Both keep r3 and
+ * General registers. C functions take up to three arguments in r5, r4, r2, the operating system three more in r8, r6, r7; what they give back is in r0. Both keep r3 and
  * r10 to r14, as whoever is called from C must. Kernels keep r14 and sp only.
  */
 export const gp = {

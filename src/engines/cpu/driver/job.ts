@@ -25,7 +25,7 @@ export interface JobOptions {
   readonly profile?: boolean;
 }
 
-/** When a step ran, in ticks of the processor's time stamp counter. */
+/** When a step ran, in ticks of the processor's constant clock. */
 export interface StepTicks {
   readonly start: number;
   readonly end: number;

@@ -221,7 +221,7 @@ export class Team implements Disposable {
   }
 }
 
-/** Rate of the time stamp counter, from a millisecond of waiting. */
+/** Rate of the processor's constant clock, from a millisecond of waiting. */
 function measureTicks(system: System, ticks: Address): number {
   using memory = system.allocate(8);
   const view = new DataView(memory.bytes.buffer);

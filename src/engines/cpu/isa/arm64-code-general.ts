@@ -356,6 +356,7 @@ export class Arm64General {
     this.asm.tst(w(this.#source(a)), w(this.#source(b)));
   }
   divide(value: Gp, by: number): void {
+    invariant(value !== codeGp.r1 && value !== codeGp.r2, () => "a division in its own registers");
     const [quotient, remainder] = [this.#target(value), this.#target(codeGp.r2)];
     const divisor = BigInt(by);
     if (by === 1) this.asm.movImm(remainder, 0);

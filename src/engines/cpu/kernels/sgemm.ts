@@ -38,6 +38,8 @@ export interface Sgemm {
   readonly address: Address;
   /** Operations of a call from which on it is used; Infinity for never. */
   readonly from: Readonly<Record<ProductKind, number>>;
+  /** Extents of the smallest products that were timed, beside few rows, which were not in batches: what is smaller is left to our kernels. */
+  readonly least?: number;
 }
 
 /** An operand as the library takes it: rows that stand `leading` elements apart, or those of its transpose. */
@@ -78,10 +80,14 @@ const transposeOf = (matrix: Matrix): Matrix => ({ ...matrix, row: matrix.column
 /** A product as one task for each element of its batch; undefined where the library cannot compute it, or is not to. */
 export function planSgemm(
   spec: GemmSpec,
-  { address, from }: Sgemm,
+  { address, from, least = 1 }: Sgemm,
 ): Omit<StepPlan<GemmArgument>, "bytes" | "flops"> | undefined {
   if ((spec.sums ?? []).length > 0) return undefined;
-  if (callFlops(spec) < from[kindOf(spec)] || Math.max(spec.m, spec.n, spec.k) > mostInt) return undefined;
+  const kind = kindOf(spec);
+  const extents = kind === "few rows" ? [Math.max(spec.m, spec.n), spec.k] : [spec.m, spec.n, spec.k];
+  const isBatch = spec.batch.some((extent) => extent > 1);
+  if (Math.min(...extents) < least || (least > 1 && kind === "few rows" && isBatch)) return undefined;
+  if (callFlops(spec) < from[kind] || Math.max(spec.m, spec.n, spec.k) > mostInt) return undefined;
   // The library stores rows here: columns are the rows of the transposed product, whose factors change places.
   const byRow = operandOf(spec.c, spec.m, spec.n)?.transposed === false;
   const [m, n] = byRow ? [spec.m, spec.n] : [spec.n, spec.m];
