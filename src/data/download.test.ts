@@ -263,6 +263,21 @@ describe("downloadSet", () => {
     expect(ranges).toHaveLength(1);
   });
 
+  it("leaves the files of others alone: in the folder, and an archive beside it", async () => {
+    const { url } = await serve((_request, response) => response.end(archive));
+    const parent = join(root, String(count++));
+    const folder = join(parent, "papers");
+    mkdirSync(folder, { recursive: true });
+    writeFileSync(join(folder, "thesis.tex"), "mine");
+    writeFileSync(join(parent, "tiny.tar.gz"), archive);
+    await expect(downloadSet(set(base(url)), { ...fast, folder })).rejects.toThrow('holds "thesis.tex"');
+    expect(readFileSync(join(folder, "thesis.tex"), "utf8")).toBe("mine");
+    rmSync(join(folder, "thesis.tex"));
+    await downloadSet(set(base(url)), { ...fast, folder });
+    expect(readdirSync(folder)).toEqual(["data.bin"]);
+    expect(readdirSync(parent).sort()).toEqual(["papers", "tiny.tar.gz"]);
+  });
+
   it("leaves no folder where the archive lacks a member", async () => {
     const { url } = await serve((_request, response) => response.end(archive));
     const folder = join(root, String(count++), "tiny");

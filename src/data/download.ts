@@ -2,8 +2,8 @@
 
 import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
-import { mkdir, open, rename, rm, stat } from "node:fs/promises";
-import { dirname, join } from "node:path";
+import { mkdir, open, readdir, rename, rm, stat } from "node:fs/promises";
+import { basename, dirname, join, resolve } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { AbortedError, AnekitError, ConfigError, FileError, messageOf } from "../core/errors.ts";
 import { fileError, quote } from "./bytes.ts";
@@ -189,7 +189,7 @@ export interface SetDownloadOptions extends DownloadOptions {
 
 /**
  * Downloads a known set and unpacks it; files that are there already are left alone. Returns the folder.
- * @throws as {@link download}; FileError where the archive is damaged or the folder cannot be written.
+ * @throws as {@link download}; FileError where the archive is damaged or the folder cannot be written; ConfigError for a folder with other files.
  */
 export async function downloadSet(set: KnownSet, options: SetDownloadOptions = {}): Promise<string> {
   const { folder = join(dataFolder(), set.name), urls = [set.url], ...rest } = options;
@@ -198,7 +198,8 @@ export async function downloadSet(set: KnownSet, options: SetDownloadOptions = {
   for (const address of addresses) requireHttp(address);
   const { members } = set;
   // What is unpacked takes the set's place at once; until then the archive stands beside it.
-  const place = members === undefined ? folder : dirname(folder);
+  if (members !== undefined) await requireOwn(folder, members);
+  const place = members === undefined ? folder : dirname(resolve(folder));
   await mkdir(place, { recursive: true }).catch((cause: unknown) => {
     throw fileError(place, cause);
   });
@@ -214,7 +215,22 @@ export async function downloadSet(set: KnownSet, options: SetDownloadOptions = {
     }
     if (members === undefined) continue;
     await writeFolderAtomic(folder, (temporary) => unpackTarGz(path, members, temporary, rest.signal));
-    await rm(path, { force: true });
+    // An archive that somebody else put beside a folder of theirs stays.
+    if (!isThere || options.folder === undefined) await rm(path, { force: true });
   }
   return folder;
+}
+
+/** Refuses a folder with anything but a part of the set: it would be replaced as a whole. */
+async function requireOwn(folder: string, members: ReadonlyMap<string, number>): Promise<void> {
+  const own = new Set([...members.keys()].map((name) => basename(name)));
+  const names = await readdir(folder).catch((cause: unknown) => {
+    if (cause instanceof Error && "code" in cause && cause.code === "ENOENT") return [];
+    throw fileError(folder, cause);
+  });
+  const other = names.find((name) => !own.has(name));
+  if (other === undefined) return;
+  throw new ConfigError("download", `${folder} holds ${quote(other)}, which is no part of the set`, {
+    remedy: "name a folder that does not exist yet",
+  });
 }
