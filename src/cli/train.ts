@@ -127,13 +127,14 @@ async function planOf<S extends CommonSettings>(
   other: Pick<TrainKind<CommonSettings>, "options">,
   flags: TrainFlags,
   command: Command,
+  model: string,
   json: unknown,
 ): Promise<TrainPlan> {
   const given = (name: keyof TrainFlags) => command.getOptionValueSource(name) === "cli";
   const strange = other.options.find(given);
   if (strange !== undefined) {
     const option = command.options.find((each) => each.attributeName() === strange)?.long;
-    throw new ConfigError("train", `${option} does not apply to model ${flags.model}`);
+    throw new ConfigError("train", `${option} does not apply to model ${model}`);
   }
   if (json === undefined) return kind.plan({ flags, given, saved: undefined });
   const parsed = v.safeParse(kind.schema, json);
@@ -160,10 +161,10 @@ async function run(flags: TrainFlags, command: Command, signal: AbortSignal): Pr
       remedy: "add --resume to go on with it, or name another folder",
     });
   }
-  const isClassifier = Object.hasOwn(classifierPresets, String(saved?.model ?? flags.model));
-  const plan = isClassifier
-    ? await planOf(imageKind, textKind, flags, command, saved)
-    : await planOf(textKind, imageKind, flags, command, saved);
+  const model = String(saved?.model ?? flags.model);
+  const plan = Object.hasOwn(classifierPresets, model)
+    ? await planOf(imageKind, textKind, flags, command, model, saved)
+    : await planOf(textKind, imageKind, flags, command, model, saved);
 
   const hasCheckpoint = (await listCheckpoints(out)).length > 0;
   if (flags.resume && !hasCheckpoint) note(`no checkpoint in ${out} yet: starting from the beginning`);

@@ -76,15 +76,20 @@ describe("anekit train on images", () => {
       { step: 20, accuracy: expect.any(Number) },
     ]);
     expect(events.at(-1).summary).toMatchObject({ steps: 20, valAccuracy: expect.any(Number) });
-    const [more, other, text] = await Promise.all([
+    const [more, other, strange, text] = await Promise.all([
       anekit(["train", "--resume", "--out", out, "--epochs", "2", "--json"], { env }),
       anekit(["train", "--resume", "--out", out, "--augment", "flip"], { env }),
+      anekit(["train", "--resume", "--out", out, "--seq-len", "8"], { env }),
       anekit(["generate", out, "x"], { env }),
     ]);
     expect(JSON.parse(lines(more.stdout).at(-1)!).summary).toMatchObject({ steps: 40 });
     expect(other).toMatchObject({
       code: 2,
       stderr: expect.stringContaining("the run has another augmentation than flip"),
+    });
+    expect(strange).toMatchObject({
+      code: 2,
+      stderr: expect.stringContaining("--seq-len does not apply to model cnn-tiny"),
     });
     expect(text).toMatchObject({ code: 2, stderr: expect.stringContaining("is no checkpoint of a language model") });
     expect((await anekit(["inspect", out])).stdout).toContain("cnn: images 1 x 8 x 8, channels 8, 16");
