@@ -52,6 +52,7 @@ describe("a batch norm after a convolution is folded", () => {
       weight,
       bias,
     }).batchNorm({ ...statistics, ...affine }),
+    "with a bias that is added to the result": x.conv(weight, { pad: 1, bias }).batchNorm({ ...statistics, ...affine }),
     "behind a mark": stopGradient(convolution).batchNorm({ ...statistics, ...affine }),
   };
   test.each(Object.entries(cases))("%s", async (_title, y) => {
@@ -80,10 +81,13 @@ describe("a batch norm after a convolution is folded", () => {
 describe("a batch norm stays", () => {
   const { x, weight, statistics, affine } = parts();
   const convolution = x.conv(weight);
+  const biased = x.conv(weight, { bias: held([6]) });
   const y = convolution.batchNorm({ ...statistics, ...affine });
   test.each<[string, Readonly<Record<string, Tensor>>]>([
     ["where the convolution has another reader", { y, z: convolution.relu() }],
     ["where the convolution is a result", { y, convolution }],
+    ["where the sum with a bias has another reader", { y: biased.batchNorm(statistics), z: biased.relu() }],
+    ["where a number for each column is added", { y: convolution.add(held([1, 1, 1, 3])).batchNorm(statistics) }],
     ["where no convolution is before it", { y: x.batchNorm({ mean: held([4]), variance: held([4], 0.5, 1) }) }],
     [
       "where the weight is computed from the input",

@@ -2,7 +2,7 @@
 
 import { newValues } from "../core/dtype.ts";
 import { float16Max } from "../core/float16.ts";
-import { sizeOf } from "../core/shape.ts";
+import { sameShape, sizeOf } from "../core/shape.ts";
 import type { StateStore } from "../engines/state.ts";
 import {
   type ConstantNode,
@@ -83,17 +83,45 @@ export function foldBatchNorm<O extends Tensors>(outputs: O): O {
   return rebuild(outputs, (node, operands) => {
     if (node.kind !== "op" || node.op !== ops.batch_norm) return undefined;
     const before = skipMarks(node.inputs[0]!).node;
-    return readers.get(before) === 1 ? folded(node, operands) : undefined;
+    // conv() of a tensor adds its bias behind the operator.
+    const all = before.kind === "op" && before.op === ops.add ? [before, ...before.inputs.map(nodeOf)] : [before];
+    const shared = all.some((each) => each?.kind === "op" && each.op !== ops.reshape && readers.get(each) !== 1);
+    return shared ? undefined : folded(node, operands);
   });
 }
 
-const dataOf = (tensor: Tensor | undefined) =>
-  tensor?.node.kind === "constant" ? (tensor.node.data as Float32Array) : undefined;
+const nodeOf = (value: OpNode["inputs"][number]) => value && skipMarks(value).node;
+
+const dataOf = (tensor: Tensor | undefined): Float32Array | undefined => {
+  if (tensor?.node.kind === "constant") return tensor.node.data as Float32Array;
+  return tensor !== undefined && producer(tensor)?.op === ops.reshape
+    ? dataOf(producer(tensor)!.inputs[0] as Tensor)
+    : undefined;
+};
+
+/** A convolution's result, and what is added to each of its channels. */
+function withoutBias(x: Tensor): { readonly x: Tensor; readonly bias?: Float32Array } {
+  const sum = producer(x);
+  if (sum?.op !== ops.add) return { x };
+  const [left, right] = sum.inputs as readonly [Tensor, Tensor];
+  for (const [y, shift] of [
+    [left, right],
+    [right, left],
+  ] as const) {
+    const bias = dataOf(shift);
+    const perChannel =
+      shift.shape.length === x.shape.length && shift.shape[1] === shift.size && shift.size === x.shape[1];
+    if (bias !== undefined && perChannel && sameShape(y.shape, x.shape)) return { x: y, bias };
+  }
+  return { x };
+}
 
 function folded({ attrs }: OpNode, operands: readonly (Tensor | undefined)[]): Tensor | undefined {
-  const [x, mean, variance, gamma, beta] = operands; // in record order
+  const [sum, mean, variance, gamma, beta] = operands; // in record order
+  if (sum === undefined) return undefined;
+  const { x, bias: added } = withoutBias(sum);
   const convolution = producer(x);
-  if (x === undefined || convolution?.op !== ops.conv) return undefined;
+  if (convolution?.op !== ops.conv) return undefined;
   const [input, weight, bias] = convolution.inputs as readonly (Tensor | undefined)[];
   const [w, m, s] = [weight, mean, variance].map(dataOf);
   const optional = [bias, gamma, beta];
@@ -103,7 +131,10 @@ function folded({ attrs }: OpNode, operands: readonly (Tensor | undefined)[]): T
   const scale = Float64Array.from(s, (value, i) => (g?.[i] ?? 1) / Math.sqrt(value + (attrs.epsilon as number)));
   const taps = w.length / scale.length;
   const weights = w.map((value, i) => value * scale[Math.floor(i / taps)]!);
-  const biases = Float32Array.from(scale, (value, i) => ((b?.[i] ?? 0) - m[i]!) * value + (shift?.[i] ?? 0));
+  const biases = Float32Array.from(
+    scale,
+    (value, i) => ((b?.[i] ?? 0) + (added?.[i] ?? 0) - m[i]!) * value + (shift?.[i] ?? 0),
+  );
   const limit = x.dtype === "fp16" ? float16Max : Number.MAX_VALUE;
   if ([weights, biases].some((values) => values.some((value) => !(Math.abs(value) <= limit)))) return undefined;
   const [y] = applyOp(ops.conv, [input, sharedConstant(weight!.aval, weights), undefined], convolution.attrs);
