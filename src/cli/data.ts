@@ -30,8 +30,9 @@ export function configure(command: Command, { signal }: CommandContext): void {
     )
     .argument("<name>", `${knownSets.map(({ name }) => name).join(" or ")}`)
     .option(
-      "--url <base...>",
-      "addresses of folders that hold the published files, tried in this order instead of the publisher's",
+      "--url <base>",
+      "address of a folder that holds the published files, instead of the publisher's; several are tried in this order",
+      (base: string, others: string[] = []) => [...others, base],
     )
     .option("--to <dir>", "folder for the set; one in the data folder otherwise")
     .addOption(jsonOption())

@@ -227,6 +227,10 @@ function accumulateGraph(
   const update = new Map<Tensor, Tensor>(trained.map(({ accumulator }, i) => [accumulator!, sums[i]!]));
   update.set(seenPeak, peak.reshape([1]));
   const finite = peak.less(finiteLimit[peak.dtype as "fp16" | "fp32"]);
-  for (const [old, next] of task.updates ?? []) update.set(old, finite.select(next, old));
+  // A statistic may overflow where no derivative does: it stays what it was.
+  for (const [old, next] of task.updates ?? []) {
+    const fits = next.abs().less(finiteLimit[next.dtype as "fp16" | "fp32"]);
+    update.set(old, finite.logicalAnd(fits).select(next, old));
+  }
   return { outputs: { loss: task.loss }, update, stages };
 }

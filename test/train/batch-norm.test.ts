@@ -4,9 +4,9 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
-import { input } from "../../src/index.ts";
+import { input, type Tensor } from "../../src/index.ts";
 import { ResNet } from "../../src/models/index.ts";
-import { crossEntropy } from "../../src/nn/index.ts";
+import { BatchNorm2d, crossEntropy, Scope } from "../../src/nn/index.ts";
 import { sgd } from "../../src/optim/index.ts";
 import { type PrecisionName, syntheticDigits, type Task, Trainer } from "../../src/train/index.ts";
 import { dtypeOf, precisions } from "./tiny.ts";
@@ -111,6 +111,41 @@ test.each([1, 2])("a step that overflows leaves them alone (%d micro-steps)", as
     expect(values.size).toBe(1); // 0 or 1 everywhere, as they started
   }
 });
+
+test.each([1, 2])(
+  "statistics never become infinite where derivatives stay finite (%d micro-steps)",
+  async (accumulation) => {
+    // Variances of ±600 are 360,000, beyond fp16; normalized they are ±1.
+    const scope = new Scope({ dtype: "fp16" });
+    const norm = new BatchNorm2d(scope.at("norm"), 1);
+    const updates = new Map<Tensor, Tensor>();
+    const loss = norm
+      .forward(input([4, 1, 4, 4], { name: "x", dtype: "fp16" }), { updates })
+      .square()
+      .mean()
+      .reshape([]);
+    const x = Float32Array.from({ length: 64 }, (_, i) => (i % 2 === 0 ? 600 : -600));
+    const task: Task = {
+      name: "large",
+      parameters: scope.parameters,
+      loss,
+      updates,
+      batch: () => ({ x }),
+      itemsPerBatch: 4,
+    };
+    using trainer = await Trainer.create({
+      task,
+      optimizer: optimizer(),
+      precision: "fp16",
+      engine: "cpu",
+      accumulation,
+    });
+    for (let step = 0; step < 2; step++) await trainer.step();
+    for (const tensor of [norm.runningMean, norm.runningVar]) {
+      expect([...trainer.state.read(tensor).data].every(Number.isFinite)).toBe(true);
+    }
+  },
+);
 
 test("only state can be replaced", async () => {
   const { task } = digitsTask("fp32");
