@@ -6,7 +6,7 @@ export const emulated = process.env.ANEKIT_EMULATED === "1";
 export const noProcesses = emulated ? "an emulated processor, on which Node cannot start itself" : undefined;
 
 /** One of so many cases is tried; a soak tries all. A prime number, so that some cases of every row and column of a grid come up. */
-const stride = Number(process.env.ANEKIT_STRIDE ?? (emulated ? 17 : 1));
+const stride = Number(process.env.ANEKIT_STRIDE ?? (emulated ? 29 : 1));
 
 /** How many of `count` random cases to try. */
 export function fewer(count: number): number {
