@@ -3,7 +3,7 @@
 import type { DType } from "../core/dtype.ts";
 import { type Aval, type Shape, sizeOf } from "../core/shape.ts";
 import { type Window, windowCount } from "./kernels/window.ts";
-import type { Native, NativeArray, WindowAxis } from "./native.ts";
+import type { Native, NativeArray, SmallMatrix, WindowAxis } from "./native.ts";
 
 // Inside, channels come last: a window's row of the kernel is contiguous then, and lanes are channels.
 
@@ -120,6 +120,56 @@ function winograd(
   );
 }
 
+/** Tiles that are added up one after the other; several such sums are added at the end, for the sake of digits. */
+const mostTiles = 1024;
+
+function transposed(matrix: SmallMatrix): number[][] {
+  return matrix[0]!.map((_, column) => matrix.map((row) => row[column]!));
+}
+
+/**
+ * The same algorithm for the derivative by 3 x 3 filters, its transpose: sums of x [C, H, W, N] at `axes` (3 positions of windows as large as `filters`,
+ * the cotangent [O, N, P, Q]): [C, 3, 3, O]. Sums over all tiles are 36 products, and their results are transformed once.
+ */
+function winogradByFilters(
+  n: Native,
+  x: NativeArray,
+  axes: readonly WindowAxis[],
+  filters: NativeArray,
+  dtype: DType,
+): NativeArray {
+  const [channels, samples] = [x.shape[0]!, x.shape.at(-1)!];
+  const rows = filters.shape[0]!;
+  const counts = axes.map(({ kernel }) => Math.ceil(kernel / tile));
+  const tiles = (array: NativeArray, size: number, begins: readonly number[]) => {
+    const windows = begins.map((begin, i) => ({ kernel: size, step: 1, out: counts[i]!, stride: tile, begin }));
+    const whole = padded(n, array, windows, 0);
+    return n.windows(whole.x, 1, whole.axes);
+  };
+  const total = samples * sizeOf(counts);
+  const parts = partsOf(samples, Math.ceil(total / mostTiles));
+  /** [36, parts, tiles, channels]. */
+  const points = (array: NativeArray, matrix: SmallMatrix) =>
+    n.reshape(n.separable("fp32", array, [3, 4], matrix, [3, 4, 0, 1, 2, 5]), [
+      reach * reach,
+      parts,
+      total / parts,
+      array.shape.at(-1)!,
+    ]);
+  const begins = axes.map(({ begin }) => begin);
+  const inputs = points(tiles(n.permute(x, [3, 1, 2, 0]), reach, begins), inputTransform);
+  const cotangents = points(tiles(n.permute(filters, [1, 2, 3, 0]), tile, [0, 0]), transposed(outputTransform));
+  const products = n.matmul("fp32", cotangents, inputs, true, false); // [36, parts, O, C]
+  const sums = n.separable(
+    dtype,
+    n.reshape(parts > 1 ? n.reduce("sum", products, [1]) : products, [reach, reach, rows, channels]),
+    [0, 1],
+    transposed(filterTransform),
+    [0, 1, 2, 3],
+  ); // [3, 3, O, C]
+  return n.permute(sums, [3, 0, 1, 2]);
+}
+
 /** Bytes of a part of the samples; a quarter of what all parts' sums may have. */
 const partBytes = 1 << 20;
 const mostParts = 16;
@@ -133,10 +183,23 @@ interface Correlation {
   readonly filters: NativeArray;
   readonly groups: number;
   readonly dtype: DType;
+  /** The filters lie in memory with their taps in reverse. */
+  readonly reversed?: boolean;
+}
+
+/** The same windows, elements in reverse. */
+function backward({ kernel, step, ...rest }: WindowAxis): WindowAxis {
+  return { ...rest, kernel, step: -step, begin: rest.begin + (kernel - 1) * step };
+}
+
+/** Filters [O, C, ...kernel] with taps in reverse. */
+function filtersBackward(n: Native, filters: NativeArray): NativeArray {
+  const axes = filters.shape.slice(2).map((kernel) => backward({ kernel, step: 1, out: 1, stride: 1, begin: 0 }));
+  return n.reshape(n.windows(filters, 2, axes), filters.shape);
 }
 
 /** [N, ...outs, O], by the form that suits the shape. */
-function correlate(n: Native, { x, axes, filters, groups, dtype }: Correlation): NativeArray {
+function correlate(n: Native, { x, axes, filters, groups, dtype, reversed = false }: Correlation): NativeArray {
   const [batch, d] = [x.shape[0]!, axes.length];
   const [rows, perGroup] = [filters.shape[0]! / groups, filters.shape[1]!];
   const [kernel, outs] = [axes.map((axis) => axis.kernel), axes.map(({ out }) => out)];
@@ -145,6 +208,10 @@ function correlate(n: Native, { x, axes, filters, groups, dtype }: Correlation):
   const least = winogradFrom[n.isConstant(filters) ? "constant" : "computed"];
   if (d === 2 && fits && groups === 1 && perGroup % 16 === 0 && rows % 16 === 0 && batch * positions >= least)
     return winograd(n, x, axes, filters, dtype);
+  const byFilters = axes.every(({ out, stride, step }) => out === 3 && stride === 1 && step === 1);
+  const multiples = batch % 16 === 0 && rows % 16 === 0;
+  if (d === 2 && byFilters && groups === 1 && multiples && perGroup * taps >= winogradFrom.computed)
+    return winogradByFilters(n, x, axes, filters, dtype);
   if (positions < taps) return correlateLarge(n, { x, axes, filters, groups, dtype });
   const inside = padded(n, x, axes, 0);
   const windows = n.windows(inside.x, 1, inside.axes); // [N, ...outs, ...kernel, C]
@@ -155,6 +222,21 @@ function correlate(n: Native, { x, axes, filters, groups, dtype }: Correlation):
     const terms = n.map("fp32", [each, weight], (v, a, b) => v.mul(a!, b!));
     const sum = n.reduce("sum", terms, range(1 + d, d));
     return n.reshape(stored(n, sum, dtype), [batch, ...outs, groups * rows]);
+  }
+  if (!n.isConstant(filters) && rows >= 2 * batch * positions && taps > 1) {
+    // More is read of filters than of windows, so these take the order of those, as they lie in memory.
+    const [seen, lines] = reversed
+      ? [n.windows(inside.x, 1, inside.axes.map(backward)), filtersBackward(n, filters)]
+      : [windows, filters];
+    const split = n.reshape(seen, [batch, ...outs, ...kernel, groups, perGroup]);
+    const columns = n.dense(n.permute(split, [1 + 2 * d, ...range(0, 1 + d), 2 + 2 * d, ...range(1 + d, d)]));
+    const product = n.contract(
+      dtype,
+      n.reshape(columns, [groups, batch * positions, perGroup, ...kernel]),
+      n.reshape(lines, [groups, rows, perGroup, ...kernel]),
+      1 + d,
+    );
+    return n.reshape(n.permute(product, [1, 0, 2]), [batch, ...outs, groups * rows]);
   }
   // The product's batch are groups, samples and all axes of positions but the last, whose windows are its rows.
   const split = n.reshape(windows, [batch, ...outs, ...kernel, groups, perGroup]);
@@ -344,6 +426,7 @@ export function convTransposeNative(
         filters: n.reshape(some, [...filters.shape.slice(0, 2), ...phase.map(({ taps }) => taps.kernel)]),
         groups,
         dtype,
+        reversed: true,
       }),
       begin: [0, ...phase.map(({ first }) => first), 0],
       stride: [1, ...windows.map(({ stride }) => stride), 1],

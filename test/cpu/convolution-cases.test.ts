@@ -50,10 +50,10 @@ function numbers(size: number, seed: number, dtype: Float, scale = 1, offset = 0
 const separableBound = 4e-6;
 
 /** Where Winograd's form is taken, as docs/numerics.md has it. A result that is spread by a stride has zeros between its elements, and stride 1. */
-function separable(g: Geometry, positions: number, strides: readonly number[]): boolean {
+function separable(g: Geometry, positions: number, strides: readonly number[], least = 128): boolean {
   const plain = [...strides, ...g.dilations, g.groups].every((value) => value === 1);
   const taps = g.filters[1] === 3 && g.filters[2] === 3;
-  return plain && taps && g.x[1] % 16 === 0 && g.filters[0] % 16 === 0 && positions >= 128;
+  return plain && taps && g.x[1] % 16 === 0 && g.filters[0] % 16 === 0 && positions >= least;
 }
 
 /**
@@ -152,7 +152,8 @@ function build(g: Geometry, dtype: Float, { transposed = false, line = false }: 
   ];
   const outs = outExtents(g);
   // The derivative by filters is a convolution, too, whose windows are as large as the result.
-  const byFilters = outs[0] === 3 && outs[1] === 3 && g.x[0] % 16 === 0;
+  const likeWindows = outs[0] === 3 && outs[1] === 3 && g.x[0] % 16 === 0;
+  const byFilters = likeWindows || separable(g, g.x[0] * sizeOf(outs), g.strides, 512);
   const kinds = {
     y: { terms: 1 + (transposed ? inner.out : inner.in), separable: transposed ? spread : taken },
     dx: { terms: transposed ? inner.in : inner.out, separable: transposed ? taken : spread },
@@ -195,6 +196,12 @@ const cases: Readonly<Record<string, Geometry>> = {
   "Winograd's, no padding": geometry([2, 16, 12, 11], [32, 3, 3]),
   "Winograd's, wide and uneven padding": geometry([1, 16, 9, 10], [16, 3, 3], { pad: [5, 0, 3, 2] }),
   "Winograd's, by filters": geometry([16, 16, 5, 5], [32, 3, 3]),
+  "Winograd's, sums over tiles that are cut off": geometry([2, 16, 17, 18], [32, 3, 3], { pad: [1, 1, 1, 1] }),
+  "Winograd's, sums over tiles, uneven padding": geometry([3, 32, 14, 13], [16, 3, 3], { pad: [2, 0, 0, 3] }),
+  "Winograd's, sums over many tiles": geometry([16, 16, 33, 32], [16, 3, 3], { pad: [1, 1, 1, 1] }),
+  "filters larger than windows": geometry([2, 16, 5, 3], [64, 3, 3], { pad: [1, 1, 1, 1] }),
+  "filters larger than windows, groups": geometry([1, 32, 4, 5], [96, 3, 2], { groups: 2, pad: [1, 0, 1, 1] }),
+  "filters larger than windows, stride 2": geometry([1, 33, 7, 7], [70, 3, 3], { strides: [2, 2], pad: [1, 1, 1, 1] }),
   "Winograd's shape in groups": geometry([1, 32, 13, 12], [32, 3, 3], { groups: 2, pad: [1, 1, 1, 1] }),
   "Winograd's shape, stride 2": geometry([1, 16, 25, 27], [16, 3, 3], { strides: [2, 2], pad: [1, 1, 1, 1] }),
   "Winograd's shape, strides 1 and 2": geometry([1, 16, 13, 27], [16, 3, 3], { strides: [1, 2], pad: [1, 1, 1, 1] }),
