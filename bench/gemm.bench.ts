@@ -190,8 +190,8 @@ function compileJob(
         codes.set(step.key, system.code(code.finish()).address);
       }
       const args = step.args.map((arg) => {
-        if (typeof arg !== "string") return temps[arg.temp]!.address;
-        return operands[arg];
+        if (typeof arg === "object") return temps[arg.temp]!.address;
+        return operands[arg as keyof typeof operands];
       });
       return { kernel: codes.get(step.key)!, args, tasks: step.tasks };
     });

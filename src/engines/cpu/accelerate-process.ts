@@ -71,7 +71,11 @@ function jobOf(
     const code = newCode(isa);
     emit(code);
     const kernel = keep(system.code(code.finish())).address;
-    return { kernel, tasks, args: args.map((arg) => (typeof arg === "object" ? temps[arg.temp]! : addresses[arg])) };
+    return {
+      kernel,
+      tasks,
+      args: args.map((arg) => (typeof arg === "object" ? temps[arg.temp]! : addresses[arg as keyof typeof addresses])),
+    };
   };
   team.reserveScratch(plan.scratchBytes);
   const steps = plan.steps.map(stepOf);

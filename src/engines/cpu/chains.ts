@@ -18,10 +18,12 @@ export interface Chain {
   readonly second: Group | undefined;
   /** Arrays that nobody else reads. */
   readonly inner: ReadonlySet<GraphArray>;
+  /** False: only worth one step if the last product does the loop's work before it stores. */
+  readonly inBlocks: boolean;
 }
 
 /** A chain's groups in the order of their computation. */
-export function groupsOf({ firsts, loop, second }: Pick<Chain, "firsts" | "loop" | "second">): readonly Group[] {
+export function groupsOf({ firsts, loop, second }: Omit<Chain, "inner" | "inBlocks">): readonly Group[] {
   return [...firsts, loop, ...(second === undefined ? [] : [second])];
 }
 
@@ -60,7 +62,7 @@ export function findChains({ fused, layout, nests, outputs, readers }: FusedGrap
       (readers.get(array) ?? []).filter((group) => !groups.includes(group));
     const products = touched.filter(({ access: { root, offset }, strides, index }) => {
       const group = fused.groupOf.get(root);
-      if (stored.has(index) || !isMatrixProduct(root) || group === undefined || taken.has(group)) return false;
+      if (stored.has(index) || root.source.kind !== "matmul" || group === undefined || taken.has(group)) return false;
       const [rows, columns] = root.shape.slice(-2) as [number, number];
       const elementwise = offset === 0 && strides.every((stride, axis) => stride === whole[axis]);
       const once = touched.filter(({ access }) => access.root === root).length === 1;
@@ -68,9 +70,7 @@ export function findChains({ fused, layout, nests, outputs, readers }: FusedGrap
       const byRow = loop.columns === 0 || loop.columns === columns;
       // The product runs no earlier than the loop.
       const late = readElsewhere(root, [loop]).every((reader) => at(reader) > at(loop));
-      // A constant is packed once, for the whole product.
-      const packs = rightOf(group).source.kind !== "constant";
-      return elementwise && once && fits && byRow && packs && plain(root) && late;
+      return elementwise && once && fits && byRow && plain(root) && late;
     });
     const shape = products.at(-1)?.access.root.shape;
     if (shape === undefined) continue;
@@ -80,7 +80,10 @@ export function findChains({ fused, layout, nests, outputs, readers }: FusedGrap
     let anchor = loop;
     // Larger arrays stream through a loop of their own at least as fast as block by block.
     const bytes = touched.reduce((all, { access: { root } }) => all + root.size * dtypeBytes[root.dtype], 0);
-    if (loop.columns === 0 && bytes > mapBytes) continue;
+    // A constant is packed once, for the whole product.
+    const packs = (group: Group) => isMatrixProduct(group) && rightOf(group).source.kind !== "constant";
+    const inBlocks = groups.every(packs) && (loop.columns > 0 || bytes <= mapBytes);
+    if (loop.columns > 0 && !inBlocks) continue;
     if (loop.columns > 0) {
       second = loop.members
         .filter((member) => fused.stored.has(member) && member.size === sizeOf(shape) && plain(member))
@@ -108,14 +111,14 @@ export function findChains({ fused, layout, nests, outputs, readers }: FusedGrap
       taken.add(group);
       position.set(group, place);
     }
-    chains.set(anchor, { firsts: groups, loop, second, inner });
+    chains.set(anchor, { firsts: groups, loop, second, inner, inBlocks });
   }
   return chains;
 }
 
 /** True for products that sum over one dimension. */
-function isMatrixProduct({ source }: GraphArray): boolean {
-  return source.kind === "matmul" && source.inner === 1;
+function isMatrixProduct({ members }: Group): boolean {
+  return (members[0]!.source as SourceOf<"matmul">).inner === 1;
 }
 
 /** True for a product whose left operand is the array, as it is. */

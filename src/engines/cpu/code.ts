@@ -207,6 +207,8 @@ export interface Code {
   vfloat(op: "add" | "sub" | "mul", dst: Vec, a: Vec, b: Vec | Mem, length?: Length): void;
   /** dst = a + b in integers of 32 bits. */
   viadd(dst: Vec, a: Vec, b: Vec | Mem, length?: Length): void;
+  /** dst = the larger (smaller) of dst and `limit`, which is no NaN: NaN stays. Of two zeros it may be either. */
+  vbound(op: "max" | "min", dst: Vec, limit: Vec): void;
   /** acc += a · b, rounded once. */
   fma(acc: Vec, a: Vec, b: Vec | Mem): void;
   /** acc[i] += q[i] · the fp32 at `factor`, for every i; changes `temp`. */

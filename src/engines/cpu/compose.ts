@@ -14,6 +14,7 @@ import {
   type PhaseArgument,
 } from "./kernels/chain.ts";
 import { type GemmPlan, type GemmSpec, type Storage as MatrixType, planGemm, type Sum } from "./kernels/gemm.ts";
+import type { Bound } from "./kernels/gemm-kernel.ts";
 import { emitLoop, loopScratch } from "./kernels/loop.ts";
 import { type NestSpec, nestKey } from "./kernels/nest.ts";
 import type { Isa, StepPlan } from "./kernels/step.ts";
@@ -36,6 +37,9 @@ export interface Product {
   readonly a: MatrixAt;
   readonly b: MatrixAt;
   readonly c: MatrixAt;
+  /** Added to the sums before they are stored. */
+  readonly adds?: readonly MatrixAt[];
+  readonly bounds?: readonly Bound[];
   readonly extents: readonly number[];
   readonly m: number;
   readonly n: number;

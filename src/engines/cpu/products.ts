@@ -4,16 +4,33 @@ import { dtypeBytes } from "../../core/dtype.ts";
 import { invariant } from "../../core/errors.ts";
 import { sizeOf } from "../../core/shape.ts";
 import { type Chain, endsOfRows, type RowEnds } from "./chains.ts";
-import { type ComposedStep, type Product, planChain, planTriangular } from "./compose.ts";
-import { contiguous, type GraphArray, type SourceOf } from "./graph.ts";
-import { type GemmArgument, type GemmSpec, type Matrix, planGemm, type Sum } from "./kernels/gemm.ts";
+import { type ComposedStep, type MatrixAt, type Product, planChain, planTriangular } from "./compose.ts";
+import { finishOf } from "./finish.ts";
+import { contiguous, type GraphArray, reshapeStrides, type SourceOf } from "./graph.ts";
+import {
+  canFinish,
+  type GemmArgument,
+  type GemmOperand,
+  type GemmSpec,
+  type Matrix,
+  planGemm,
+  type Sum,
+} from "./kernels/gemm.ts";
 import { planSgemm } from "./kernels/sgemm.ts";
 import type { StepPlan } from "./kernels/step.ts";
 import type { Layout } from "./layout.ts";
 import { type Memory, type Place, requireInside, type Storage } from "./memory.ts";
 import type { Moves } from "./moves.ts";
-import type { Nests } from "./nests.ts";
+import type { Nests, Touched } from "./nests.ts";
 import type { Steps, Target } from "./steps.ts";
+
+/** An array as a product sees it: strides in elements, for its batch, its rows and its columns. */
+interface Part {
+  readonly root: GraphArray;
+  readonly place: Place;
+  readonly dtype: "fp16" | "fp32";
+  readonly strides: readonly number[];
+}
 
 /** Rows of a matrix below which tiles are worth filling with copies. */
 const leastRows = 12;
@@ -41,25 +58,32 @@ export class Products {
 
   /** Adds the steps of a product: packing, unless another product has packed the same, and the product. */
   matmul(array: GraphArray): void {
+    this.#add(this.#compact(this.#product(array)));
+  }
+
+  #add(product: Product, parts?: string): void {
     const { isa, threads, sgemm } = this.#target;
-    const product = this.#compact(this.#product(array));
-    const { a, b, c } = product;
+    const { a, b, c, adds = [] } = product;
     const ends = this.#endsOf(product);
     if (ends !== undefined) {
       this.#composed("matmul", planTriangular(product, ends, isa, threads), `${nameOf(product)}, lower triangle`);
       return;
     }
-    const [aConstant, bConstant] = [a, b].map(({ place }) => place.storage.kind === "constant") as [boolean, boolean];
-    const plan = planGemm({ ...specOf(product), aConstant, bConstant }, isa, threads, sgemm);
+    const plan = planGemm(specOf(product), isa, threads, sgemm);
     const kept = new Set(plan.kept.map(({ temp }) => temp));
     const temps = plan.temps.map((bytes, i) => this.#memory.allocate(kept.has(i) ? "constant" : "arena", bytes));
-    const operands = { a: a.place, b: b.place, c: c.place } as const;
+    const operands: Readonly<Partial<Record<GemmOperand, Place>>> = {
+      a: a.place,
+      b: b.place,
+      c: c.place,
+      ...adds.map(({ place }) => place),
+    };
     const isTemp = (arg: GemmArgument) => typeof arg === "object";
-    const placeOf = (arg: GemmArgument) => (typeof arg === "object" ? temps[arg.temp]! : operands[arg]);
+    const placeOf = (arg: GemmArgument) => (typeof arg === "object" ? temps[arg.temp]! : operands[arg]!);
     /** The packed copy that another product of the same operand has made; else this product makes it. */
     const packedBefore = (step: StepPlan<GemmArgument>): boolean => {
       const [source, target] = step.args as readonly ["a" | "b", { readonly temp: number }];
-      const { storage, offset } = operands[source];
+      const { storage, offset } = operands[source]!;
       const key = `${offset} ${step.key}`;
       const packed = this.#packed.get(storage) ?? new Map<string, Place>();
       this.#packed.set(storage, packed);
@@ -69,7 +93,7 @@ export class Products {
       return known !== undefined;
     };
     for (const step of plan.setup) if (!packedBefore(step)) this.#steps.pack(step, placeOf, isTemp);
-    const what = `${nameOf(product)}${plan.by === undefined ? "" : `, by ${plan.by}`}`;
+    const what = `${nameOf(product)}${plan.by === undefined ? "" : `, by ${plan.by}`}${parts === undefined ? "" : `, then ${parts}`}`;
     for (const step of plan.steps) {
       const packs = step.flops === 0;
       if (!packs) this.#steps.native("matmul", step, placeOf, (arg) => arg === "c", what);
@@ -124,10 +148,42 @@ export class Products {
     );
   }
 
+  /** A chain's last product, which does the loop's work, too, and the others. False, and nothing added, where it cannot. */
+  #finishing({ firsts, loop, inner }: Chain): boolean {
+    const { isa, sgemm } = this.#target;
+    const { spec, touched, parts } = this.#nests.of(loop);
+    const [store] = spec.stores;
+    const finish = store && spec.stores.length === 1 ? finishOf(store.value) : undefined;
+    const [last] = firsts.at(-1)!.members as [GraphArray];
+    const own = touched.findIndex(({ access }) => access.root === last);
+    const once = finish?.operands.filter((operand) => operand === own).length === 1;
+    if (finish === undefined || !once || !inner.has(last)) return false;
+    const over = ({ access: { root, offset }, dtype, strides }: Touched): Part | undefined => {
+      const found = reshapeStrides(spec.dims, strides, last.shape);
+      const floats = dtype === "fp16" || dtype === "fp32";
+      return found && floats ? { root, place: this.#memory.place(root, offset), dtype, strides: found } : undefined;
+    };
+    const c = over(touched[store!.operand]!);
+    const adds = finish.operands.filter((operand) => operand !== own).map((operand) => over(touched[operand]!));
+    if (c === undefined || !adds.every((add) => add !== undefined)) return false;
+    const product = { ...this.#product(last, c, adds), bounds: finish.bounds };
+    const { a, b, extents, m } = product;
+    const replaced = this.#memory.replaces(
+      c.place,
+      [a, b, ...adds].map(({ place }) => place),
+    );
+    if (replaced || (extents.length > 0 && m < leastRows) || !canFinish(specOf(product), isa, sgemm)) return false;
+    for (const { members } of firsts.slice(0, -1)) this.matmul(members[0]!);
+    this.#add(product, parts);
+    return true;
+  }
+
   /** Adds one step for the groups of a chain. False, and nothing added, where their memory does not fit together, or a library is to compute a product. */
   chain(chain: Chain): boolean {
     const { isa, threads, sgemm } = this.#target;
-    const { firsts, loop, second, inner } = chain;
+    const { firsts, loop, second, inner, inBlocks } = chain;
+    if (second === undefined && this.#finishing(chain)) return true;
+    if (!inBlocks) return false;
     const { spec, touched, parts } = this.#nests.of(loop);
     const places = touched.map(({ access }) => this.#memory.place(access.root, access.offset));
     const products = firsts.map(({ members }) => this.#product(members[0]!));
@@ -173,8 +229,11 @@ export class Products {
     return true;
   }
 
-  /** A product's operands and result, dimensions of 1 left out, and batch dimensions over which y stays the same taken as rows. */
-  #product(array: GraphArray): Product {
+  /**
+   * A product's operands and result, dimensions of 1 left out, and batch dimensions over which y stays the same taken as rows. Its sums are stored at
+   * `result`, with `added` to them; both have strides for the product's dimensions.
+   */
+  #product(array: GraphArray, result = this.#partOf(array), added: readonly Part[] = []): Product {
     const { x, y, transposeX, transposeY, inner } = array.source as SourceOf<"matmul">;
     const batch = array.shape.slice(0, -2);
     const side = (operand: GraphArray, transposed: boolean) => {
@@ -195,15 +254,16 @@ export class Products {
     const a = side(x, transposeX);
     const right = side(y, !transposeY);
     const b = { ...right, row: right.column, column: right.row };
-    const { strides } = this.#layout.place(array);
-    const c = {
-      root: array,
-      place: this.#memory.place(array),
-      dtype: array.dtype as "fp16" | "fp32",
+    const matrix = ({ strides, ...part }: Part) => ({
+      ...part,
       row: strides.at(-2)!,
       column: strides.at(-1)!,
       batch: strides.slice(0, -2),
-    };
+    });
+    const c = matrix(result);
+    const adds = added.map(matrix);
+    const results = [c, ...adds];
+    const lists = [a, b, ...results].map((each) => each.batch);
     const summed = joined(transposeX ? [x.shape.at(-2)!] : x.shape.slice(-inner), a.summed, b.summed);
     const { extent: k, ...last } = summed.at(-1)!;
     [a.column, b.row] = [last.a, last.b];
@@ -215,23 +275,29 @@ export class Products {
       const extent = extents[axis]!;
       const asRows =
         extent === 1 ||
-        (b.batch[axis] === 0 && (m === 1 || (a.batch[axis] === a.row * m && c.batch[axis] === c.row * m)));
+        (b.batch[axis] === 0 && (m === 1 || [a, ...results].every((each) => each.batch[axis] === each.row * m)));
       if (!asRows) break;
       if (extent !== 1) {
-        if (m === 1) [a.row, c.row] = [a.batch[axis]!, c.batch[axis]!];
+        if (m === 1) for (const each of [a, ...results]) each.row = each.batch[axis]!;
         m *= extent;
       }
-      for (const list of [extents, a.batch, b.batch, c.batch]) list.splice(axis, 1);
+      for (const list of [extents, ...lists]) list.splice(axis, 1);
     }
     for (let axis = extents.length - 1; axis >= 0; axis--) {
-      if (extents[axis] === 1) for (const list of [extents, a.batch, b.batch, c.batch]) list.splice(axis, 1);
+      if (extents[axis] === 1) for (const list of [extents, ...lists]) list.splice(axis, 1);
     }
     const further = sums.map(({ extent }) => extent);
     const along = (operand: "a" | "b") => sums.map((sum) => sum[operand]);
     requireInside(a.place, a.dtype, [...extents, ...further, m, k], [...a.batch, ...along("a"), a.row, a.column]);
     requireInside(b.place, b.dtype, [...extents, ...further, k, n], [...b.batch, ...along("b"), b.row, b.column]);
-    requireInside(c.place, c.dtype, [...extents, m, n], [...c.batch, c.row, c.column]);
-    return { a, b, c, extents, m, n, k, sums };
+    for (const each of results)
+      requireInside(each.place, each.dtype, [...extents, m, n], [...each.batch, each.row, each.column]);
+    return { a, b, c, adds, extents, m, n, k, sums };
+  }
+
+  #partOf(array: GraphArray): Part {
+    const { strides } = this.#layout.place(array);
+    return { root: array, place: this.#memory.place(array), dtype: array.dtype as "fp16" | "fp32", strides };
   }
 
   /** Where the rows of a product's transposed left operand end, if its batch elements are whole matrices of known rows. */
@@ -246,9 +312,23 @@ export class Products {
   }
 }
 
-function specOf({ a, b, c, extents, m, n, k, sums }: Product): GemmSpec {
+function specOf({ a, b, c, adds = [], bounds = [], extents, m, n, k, sums }: Product): GemmSpec {
   const matrix = ({ dtype, row, column, batch }: Matrix) => ({ dtype, row, column, batch });
-  return { m, n, k, sums, batch: extents, a: matrix(a), b: matrix(b), c: matrix(c) };
+  const isConstant = ({ place }: MatrixAt) => place.storage.kind === "constant";
+  return {
+    m,
+    n,
+    k,
+    sums,
+    batch: extents,
+    a: matrix(a),
+    b: matrix(b),
+    c: matrix(c),
+    adds: adds.map(matrix),
+    bounds,
+    aConstant: isConstant(a),
+    bConstant: isConstant(b),
+  };
 }
 
 /** Dimensions that are summed over, without those of 1 and with those joined that continue one another in both operands. */

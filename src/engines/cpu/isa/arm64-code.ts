@@ -131,6 +131,9 @@ export class Arm64Code extends Arm64General implements Code {
     const second = this.#vector(b);
     this.asm.v(floatOps[op], "4s", dst, a, second);
   }
+  vbound(op: "max" | "min", dst: Vec, limit: Vec): void {
+    this.asm.v(op === "max" ? "fmax" : "fmin", "4s", dst, dst, limit);
+  }
   viadd(dst: Vec, a: Vec, b: Vec | Mem, length: Length = this.vectorBytes): void {
     this.#check(length);
     const second = this.#vector(b);

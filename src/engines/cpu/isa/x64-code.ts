@@ -243,6 +243,10 @@ export class X64Code extends X64 implements Code {
   vfloat(op: "add" | "sub" | "mul", dst: Vec, a: Vec, b: Vec | Mem, length: Length = this.vectorBytes): void {
     this.v(floatOps[op], length, dst, a, b);
   }
+  vbound(op: "max" | "min", dst: Vec, limit: Vec): void {
+    // Where there is no order, the result is the second operand.
+    this.v(op === "max" ? "vmaxps" : "vminps", this.vectorBytes, dst, limit, dst);
+  }
   viadd(dst: Vec, a: Vec, b: Vec | Mem, length: Length = this.vectorBytes): void {
     this.v("vpaddd", length, dst, a, b);
   }

@@ -3,15 +3,11 @@
 import type { NativeCode, NativeMemory, System } from "../../os/index.ts";
 import { entry, gp, mem } from "../code.ts";
 import { newCode } from "../isa/new-code.ts";
-import type { GemmArgument, GemmPlan } from "./gemm.ts";
+import type { GemmArgument, GemmOperand, GemmPlan } from "./gemm.ts";
 import type { Isa, StepPlan } from "./step.ts";
 
 /** Addresses of the operands. */
-export interface Operands {
-  readonly a: number;
-  readonly b: number;
-  readonly c: number;
-}
+export type Operands = Readonly<Partial<Record<GemmOperand, number>>>;
 
 const { r0, r2, sp } = gp;
 const frame = { task: mem(sp, 0), block: mem(sp, 8), bytes: 16 } as const;
@@ -93,7 +89,7 @@ export class Harness {
     const temps = plan.temps.map(noisy);
     const scratch = noisy(plan.scratchBytes, -1);
     for (const step of [...plan.setup, ...plan.steps]) {
-      const words = [...step.args.map((arg) => (typeof arg === "string" ? operands[arg]! : temps[arg.temp]!))];
+      const words = [...step.args.map((arg) => (typeof arg === "object" ? temps[arg.temp]! : operands[arg]!))];
       const args = this.place("arguments", words.length * 8);
       new BigUint64Array(args.bytes.buffer, args.bytes.byteOffset, words.length).set(words.map(BigInt));
       const block = this.place("block", 32);

@@ -51,6 +51,22 @@ export interface Terms {
   readonly kBlock: number;
 }
 
+/** The result, or what is added to it; strides in bytes. */
+export interface Result {
+  readonly argument: number;
+  readonly storage: Storage;
+  /** Between tile rows and tile columns; of the result one of them is one element. */
+  readonly p: number;
+  readonly q: number;
+  readonly batch: readonly number[];
+}
+
+/** A limit of results: bits of an fp32 that is no NaN. */
+export interface Bound {
+  readonly op: "max" | "min";
+  readonly bits: number;
+}
+
 /** All that the code depends on. */
 export interface GemmKernel extends Terms {
   readonly isa: Isa;
@@ -61,14 +77,10 @@ export interface GemmKernel extends Terms {
   readonly q: Side;
   /** The operand of the outer loop: its panels stream through, the other's chunk stays in cache. */
   readonly outer: "p" | "q";
-  readonly c: {
-    readonly argument: number;
-    readonly storage: Storage;
-    /** Bytes between tile rows and tile columns; one of them is one element. */
-    readonly p: number;
-    readonly q: number;
-    readonly batch: readonly number[];
-  };
+  readonly c: Result;
+  /** Where tiles are not transposed: added to the sums, whose columns lie as c's or are all the same; at most as many as `addPointers`. */
+  readonly adds: readonly Result[];
+  readonly bounds: readonly Bound[];
 }
 
 const { r0, r1, r2, r3, sp, r4, r5, r6, r7, r8, r9, r10, r11, r12, r13 } = gp;
@@ -197,9 +209,18 @@ const slot = {
   packFrom: 19,
   packTo: 20,
 } as const;
-const frameBytes = 168;
+/** Behind them three for what is added: as `c`, and where the present panels begin in it. */
+const addSlots = ["block", "outer", "inner"] as const;
+const slots = Object.keys(slot).length;
 /** A slot as the kernel sees it, or its tiles, `called` bytes further down. */
 const frame = (name: keyof typeof slot, called = 0): Mem => mem(sp, slot[name] * 8 + called);
+const addFrame = (add: number, name: (typeof addSlots)[number], called = 0): Mem =>
+  mem(sp, (slots + addSlots.length * add + addSlots.indexOf(name)) * 8 + called);
+/** With the return address a multiple of 16. */
+const frameBytes = ({ adds }: GemmKernel): number => 16 * ((slots + addSlots.length * adds.length) >> 1) + 8;
+
+/** Registers for where a tile begins in what is added. */
+const addPointers = [r6, r7, r1];
 
 /** k steps of an iteration of the tile's loop. */
 const unroll = 4;
@@ -246,7 +267,7 @@ const chunksOf = ({ panels, chunk }: Side) => Math.ceil(panels.count / chunk);
 
 /** Emits the kernel. */
 export function emitGemm(code: Code, kernel: GemmKernel): void {
-  const { p, q, c, k, kBlock, sums, batch } = kernel;
+  const { p, q, c, adds, k, kBlock, sums, batch } = kernel;
   const kBlocks = blocksOf(kernel);
   const layout = gemmScratch(kernel);
   const outerIsP = kernel.outer === "p";
@@ -255,7 +276,6 @@ export function emitGemm(code: Code, kernel: GemmKernel): void {
     outer: outerIsP ? ("p" as const) : ("q" as const),
     inner: outerIsP ? ("q" as const) : ("p" as const),
   };
-  const cStep = { outer: outerIsP ? c.p : c.q, inner: outerIsP ? c.q : c.p };
   const tiles = new Map<string, Label>();
   const tileLabel = (rows: number, columns: number) => {
     const key = `${rows},${columns}`;
@@ -265,8 +285,12 @@ export function emitGemm(code: Code, kernel: GemmKernel): void {
 
   // --- which block: the batch index, then the inner operand's chunk, then the outer's; fastest a batch dimension that one operand does not have, which
   // stays in cache meanwhile
-  code.enter(frameBytes);
+  code.enter(frameBytes(kernel));
   code.mov(frame("scratch"), r2);
+  for (const [i, { argument }] of adds.entries()) {
+    code.mov(r0, mem(r5, argument * 8));
+    code.mov(addFrame(i, "block"), r0);
+  }
   code.mov(r6, mem(r5, p.argument * 8));
   code.mov(r7, mem(r5, q.argument * 8));
   code.mov(r8, mem(r5, c.argument * 8));
@@ -293,6 +317,12 @@ export function emitGemm(code: Code, kernel: GemmKernel): void {
         multiply(code, r1, stride, r0);
         code.alu("add", pointer, r1);
       }
+      for (const [i, { batch: bytes }] of adds.entries()) {
+        if (bytes[which] === 0) continue;
+        code.mov(r1, digit);
+        multiply(code, r1, bytes[which]!, r0);
+        code.alu("add", addFrame(i, "block"), r1);
+      }
     }
   });
   for (const [index, side, name] of [
@@ -317,8 +347,13 @@ export function emitGemm(code: Code, kernel: GemmKernel): void {
     } else emitStart(code, r2, index, side.panels, side.along);
     code.alu("add", pointer, r2);
     code.mov(frame(name), pointer);
-    emitStart(code, r2, index, side.panels, name === "p" ? c.p : c.q);
+    emitStart(code, r2, index, side.panels, c[name]);
     code.alu("add", r8, r2);
+    for (const [i, add] of adds.entries()) {
+      if (add[name] === 0) continue;
+      emitStart(code, r2, index, side.panels, add[name]);
+      code.alu("add", addFrame(i, "block"), r2);
+    }
   }
   code.mov(frame("c"), r8);
   code.mov(r2, frame("scratch"));
@@ -345,11 +380,22 @@ export function emitGemm(code: Code, kernel: GemmKernel): void {
   };
   const rowStride = (side: Side) => sums.at(-1)![side === p ? "p" : "q"];
   /** Moves an operand's pointer to the next panel, and others by their strides. */
-  const advance = (side: Side, index: number, pointer: number | undefined, cPointer: number, cBytes: number) => {
+  const advance = (which: "outer" | "inner", index: number, pointer: number | undefined, cPointer: number) => {
+    const side = which === "outer" ? outer : inner;
+    const name = names[which];
     bySize(code, side.panels, index, (size) => {
       if (pointer !== undefined && side.access !== "shared") addImm(code, pointer, size * side.along, r0);
-      addImm(code, cPointer, size * cBytes, r0);
+      addImm(code, cPointer, size * c[name], r0);
+      for (const [i, add] of adds.entries())
+        if (add[name] !== 0) addImm(code, addFrame(i, which), size * add[name], r0);
     });
+  };
+  /** Slots of what is added begin where others stand. */
+  const moveAdds = (to: "outer" | "inner", from: "block" | "outer") => {
+    for (const i of adds.keys()) {
+      code.mov(r0, addFrame(i, from));
+      code.mov(addFrame(i, to), r0);
+    }
   };
   if (sums.length > 0) {
     for (const name of ["p", "q"] as const) {
@@ -387,6 +433,7 @@ export function emitGemm(code: Code, kernel: GemmKernel): void {
   code.mov(r10, frame(`${names.outer}First`));
   code.mov(r4, frame(names.outer));
   code.mov(r12, frame("c"));
+  moveAdds("outer", "block");
   const outerLoop = code.here();
   if (outer.access === "local") {
     code.mov(r6, r4);
@@ -397,6 +444,7 @@ export function emitGemm(code: Code, kernel: GemmKernel): void {
   if (inner.access === "local") code.lea(r5, mem(r2, layout.inner));
   else code.mov(r5, frame(names.inner));
   code.mov(r13, r12);
+  moveAdds("inner", "outer");
   const ahead = aheadOf(kernel);
   if (ahead !== undefined) {
     const next = new Label();
@@ -441,12 +489,12 @@ export function emitGemm(code: Code, kernel: GemmKernel): void {
     bySize(code, q.panels, qIndex, (columns) => code.call(tileLabel(rows, columns))),
   );
   if (kBlocks > 1) code.aluImm("add", r3, tileBytes(kernel));
-  advance(inner, r11, inner.access === "direct" ? r5 : undefined, r13, cStep.inner);
+  advance("inner", r11, inner.access === "direct" ? r5 : undefined, r13);
   if (inner.access !== "direct") code.aluImm("add", r5, inner.packed.panelBytes);
   code.aluImm("add", r11, 1);
   code.alu("cmp", r11, frame(`${names.inner}End`));
   code.jcc("b", innerLoop);
-  advance(outer, r10, r4, r12, cStep.outer);
+  advance("outer", r10, r4, r12);
   if (outer.access === "shared") code.aluImm("add", r4, outer.packed.panelBytes);
   code.aluImm("add", r10, 1);
   code.alu("cmp", r10, frame(`${names.outer}End`));
@@ -462,7 +510,7 @@ export function emitGemm(code: Code, kernel: GemmKernel): void {
     code.aluImm("cmp", frame("kIndex"), kBlocks);
     code.jcc("b", kLoop);
   }
-  code.leave(frameBytes);
+  code.leave(frameBytes(kernel));
   code.ret();
 
   for (const [key, label] of tiles) {
@@ -537,6 +585,7 @@ function emitTile(code: Code, kernel: GemmKernel, rows: number, columns: number)
     code.bind(last);
   }
   const unit = storageBytes[c.storage];
+  emitFinish(code, kernel, rows, vectors, partOf);
   if (!isTransposed(kernel)) {
     for (let i = 0; i < rows; i++) {
       for (let v = 0; v < vectors; v++)
@@ -562,6 +611,33 @@ function emitTile(code: Code, kernel: GemmKernel, rows: number, columns: number)
     }
   }
   code.ret();
+}
+
+/** Adds to a tile's sums, which are in registers by rows, what they are stored with, and bounds them; changes r0, `addPointers` and vectors above the sums. */
+function emitFinish(
+  code: Code,
+  { adds, bounds }: GemmKernel,
+  rows: number,
+  vectors: number,
+  partOf: (v: number) => Part | undefined,
+): void {
+  const temp = rows * vectors;
+  for (const [i, pointer] of addPointers.entries())
+    if (i < adds.length) code.mov(pointer, addFrame(i, "inner", code.callBytes));
+  for (const [i, { storage, p, q }] of adds.entries()) {
+    for (let v = 0; v < vectors; v++) {
+      for (let row = 0; row < rows; row++) {
+        const address = mem(addPointers[i]!, row * p + v * code.lanes * q);
+        if (q === 0) code.repeatFloat(temp, address, storage);
+        else code.loadFloats(temp, address, storage, partOf(v));
+        code.vfloat("add", row * vectors + v, row * vectors + v, temp);
+      }
+    }
+  }
+  for (const { op, bits } of bounds) {
+    code.vconstant(temp, bits);
+    for (let sum = 0; sum < temp; sum++) code.vbound(op, sum, temp);
+  }
 }
 
 /** Emits steps of k; `steps(count)` moves the operands' pointers. */

@@ -4,9 +4,11 @@ import { afterAll, describe, expect, test } from "vitest";
 import { fewer, some } from "../../../../test/emulation.ts";
 import { float16Bits, float16Value } from "../../../core/float16.ts";
 import { openSystem } from "../../os/index.ts";
+import { bitsFloat, floatBits } from "../expression.ts";
 import { isasOf, runs } from "./copy.harness.ts";
-import { type GemmSpec, type Matrix, planGemm, type Storage } from "./gemm.ts";
+import { type GemmOperand, type GemmSpec, type Matrix, planGemm, type Storage } from "./gemm.ts";
 import { Harness } from "./gemm-harness.ts";
+import type { Bound } from "./gemm-kernel.ts";
 import type { Isa } from "./step.ts";
 
 const system = await openSystem();
@@ -28,13 +30,13 @@ const rounds = Number(process.env.GEMM_ROUNDS ?? 60);
 const bytesOf = { fp32: 4, fp16: 2 } as const;
 
 /** How far the elements reach that a product reads or writes of a matrix: elements in all, of which `first` lie before the first one. */
-function reach(matrix: Matrix, { m, n, k, batch, sums = [] }: GemmSpec, name: "a" | "b" | "c") {
+function reach(matrix: Matrix, { m, n, k, batch, sums = [] }: GemmSpec, name: GemmOperand) {
   const [rows, columns] = [name === "b" ? k : m, name === "a" ? k : n];
   const steps = [
     (rows - 1) * matrix.row,
     (columns - 1) * matrix.column,
     ...batch.map((size, i) => (size - 1) * matrix.batch[i]!),
-    ...(name === "c" ? [] : sums.map((sum) => (sum.extent - 1) * sum[name])),
+    ...(name === "a" || name === "b" ? sums.map((sum) => (sum.extent - 1) * sum[name]) : []),
   ];
   const total = (list: readonly number[]) => list.reduce((all, step) => all + Math.abs(step), 0);
   return { first: total(steps.filter((step) => step < 0)), size: 1 + total(steps) };
@@ -63,13 +65,13 @@ function offsetsOf(dims: readonly (readonly [extent: number, stride: number])[])
 
 /** Runs a product as planned for some numbers of threads: the same bits, and the sums by definition. */
 function check(spec: GemmSpec, isa: Isa, ...threads: readonly number[]): void {
-  const { m, n, k, batch, sums = [], a, b, c } = spec;
+  const { m, n, k, batch, sums = [], a, b, c, adds = [], bounds = [] } = spec;
   const random = generator(m * 7919 + n * 104729 + k);
   const untouched = 12345;
-  const place = (name: "a" | "b" | "c", value: () => number) => {
-    const { first, size } = reach(spec[name], spec, name);
-    const { dtype } = spec[name];
-    const { address, bytes, get } = operand(name, dtype, size, value);
+  const place = (name: GemmOperand, matrix: Matrix, value: () => number) => {
+    const { first, size } = reach(matrix, spec, name);
+    const { dtype } = matrix;
+    const { address, bytes, get } = operand(String(name), dtype, size, value);
     return {
       address: address + first * bytesOf[dtype],
       bytes,
@@ -78,12 +80,14 @@ function check(spec: GemmSpec, isa: Isa, ...threads: readonly number[]): void {
       first,
     };
   };
-  const [A, B, C] = [place("a", random), place("b", random), place("c", () => untouched)];
+  const [A, B, C] = [place("a", a, random), place("b", b, random), place("c", c, () => untouched)];
+  const added = adds.map((add, i) => place(i as GemmOperand, add, random));
+  const addresses = added.map(({ address }) => address);
   const before = C.bytes.slice();
   let result: Uint8Array | undefined;
   for (const count of threads.length === 0 ? [2] : threads) {
     C.bytes.set(before);
-    harness.run(planGemm(spec, isa, count), isa, { a: A.address, b: B.address, c: C.address });
+    harness.run(planGemm(spec, isa, count), isa, { a: A.address, b: B.address, c: C.address, ...addresses });
     result ??= C.bytes.slice();
     if (Buffer.compare(result, C.bytes) !== 0)
       throw new Error(`${isa}: other bits with ${count} threads than with ${threads[0]}: ${JSON.stringify(spec)}`);
@@ -94,6 +98,10 @@ function check(spec: GemmSpec, isa: Isa, ...threads: readonly number[]): void {
   const dims = (matrix: Matrix, row: number, column: number) =>
     offsetsOf([...batch.map((size, i) => [size, matrix.batch[i]!] as const), [m, row], [n, column]]);
   const [ats, bts, cts] = [dims(a, a.row, 0), dims(b, 0, b.column), dims(c, c.row, c.column)];
+  const terminals = added.map(({ values, first }, i) => {
+    const list = values();
+    return dims(adds[i]!, adds[i]!.row, adds[i]!.column).map((at) => list[first + at]!);
+  });
   const unit = 2 ** -24;
   for (const [element, at] of cts.entries()) {
     const [a0, b0] = [A.first + ats[element]!, B.first + bts[element]!];
@@ -104,9 +112,15 @@ function check(spec: GemmSpec, isa: Isa, ...threads: readonly number[]): void {
       sum += product;
       magnitude += Math.abs(product);
     }
+    for (const list of terminals) {
+      sum += list[element]!;
+      magnitude += Math.abs(list[element]!);
+    }
+    for (const { op, bits } of bounds) sum = Math[op](sum, bitsFloat(bits));
     // Each of the sums rounds by half a unit of a partial sum; partial sums are at most `magnitude`.
     const bound =
-      (terms.length + 1) * unit * magnitude + (c.dtype === "fp16" ? Math.abs(sum) * 2 ** -11 + 2 ** -25 : 0);
+      (terms.length + 1 + adds.length) * unit * magnitude +
+      (c.dtype === "fp16" ? Math.abs(sum) * 2 ** -11 + 2 ** -25 : 0);
     const error = Math.abs(cs[at]! - sum);
     if (!(error <= bound))
       throw new Error(
@@ -214,6 +228,24 @@ describe.skipIf(!runs).each(isasOf(system))("matrix products with %s", (isa) => 
         bConstant: pick(0, 3) === 0,
       };
       check(spec, isa, pick(1, 64));
+      const byRow = spec.c.column === 1;
+      const addends = Array.from({ length: pick(0, 3) }, (): Matrix => {
+        const [other, along] = [pick(0, 2) === 0 ? 0 : (byRow ? n : m) + pick(0, 2), pick(0, 2) > 0 ? 1 : 0];
+        return {
+          dtype: pick(0, 1) === 0 ? "fp16" : "fp32",
+          ...(byRow ? { row: other, column: along } : { row: along, column: other }),
+          batch: batch.map(() => pick(0, 1) * pick(1, 5000)),
+        };
+      });
+      const limits: readonly Bound[][] = [
+        [],
+        [{ op: "max", bits: 0 }],
+        [
+          { op: "max", bits: floatBits(-0.5) },
+          { op: "min", bits: floatBits(1.5) },
+        ],
+      ];
+      check({ ...spec, adds: addends, bounds: limits[pick(0, 2)]! }, isa, pick(1, 64), pick(1, 4));
     }
   });
 

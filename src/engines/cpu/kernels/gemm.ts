@@ -3,6 +3,7 @@
 import { invariant } from "../../../core/errors.ts";
 import { type Storage, storageBytes } from "../code.ts";
 import {
+  type Bound,
   blocksOf,
   emitGemm,
   emitPackStep,
@@ -13,6 +14,7 @@ import {
   type PackKernel,
   type Panels,
   packTasks,
+  type Result,
   type Side,
 } from "./gemm-kernel.ts";
 import { emitRows, mostRows, type RowKernel, rowScratch, rowTasks } from "./gemm-row.ts";
@@ -48,12 +50,18 @@ export interface GemmSpec {
   readonly b: Matrix;
   /** Its row or its column stride is 1; no batch stride is 0. */
   readonly c: Matrix;
+  /** Added to every sum before it is stored, in this order; column strides of 0 or 1 where c's is 1. */
+  readonly adds?: readonly Matrix[];
+  /** What the sums are then kept within, one after the other. */
+  readonly bounds?: readonly Bound[];
   /** The operand never changes: packed by `setup`, once. */
   readonly aConstant?: boolean;
   readonly bConstant?: boolean;
 }
 
-export type GemmArgument = "a" | "b" | "c" | { readonly temp: number };
+/** A matrix of a product; those that are added by their numbers. */
+export type GemmOperand = "a" | "b" | "c" | 0 | 1 | 2;
+export type GemmArgument = GemmOperand | { readonly temp: number };
 
 /** A temporary that holds a packed constant. */
 export interface Kept {
@@ -118,6 +126,7 @@ interface Oriented {
   readonly pMatrix: OrientedMatrix;
   readonly qMatrix: OrientedMatrix;
   readonly c: { readonly p: number; readonly q: number };
+  readonly adds: readonly { readonly p: number; readonly q: number }[];
 }
 interface OrientedMatrix {
   readonly name: "a" | "b";
@@ -149,63 +158,74 @@ export function planGemm(spec: GemmSpec, isa: Isa, threads: number, sgemm?: Sgem
   }
   const geometry = geometries[isa];
   const oriented = orientations(problem);
+  if (isFinished(problem)) {
+    const rows = oriented.find(storesRows);
+    invariant(rows !== undefined, () => "a product that adds to columns");
+    return planTiles(problem, rows, isa, geometry, threads);
+  }
   const costs = oriented.map((o) => cost(problem, o, geometry));
   const chosen = oriented[costs[1]! < costs[0]! ? 1 : 0]!;
-  const rowwise = oriented.find((o) => {
-    if (o.pMatrix.sums.length > 0) return false;
-    const reads = o.qMatrix.along === 1 || o.qMatrix.overK === 1;
-    return o.p <= mostRows[isa][rowKind(o)] && o.q >= 4 * o.p && o.c.q === 1 && reads && o.q * k >= 4096;
-  });
+  const rowwise = rowwiseOf(problem, oriented, isa);
   if (rowwise !== undefined) return planRows(problem, rowwise, isa, geometry, threads);
   return planTiles(problem, chosen, isa, geometry, threads);
 }
 
+/** True for a product that does more than to store its sums. */
+function isFinished({ adds = [], bounds = [] }: GemmSpec): boolean {
+  return adds.length + bounds.length > 0;
+}
+
+/** Whether tiles store vectors of rows, and what is added lies so. */
+function storesRows({ c, adds }: Oriented): boolean {
+  return c.q === 1 && adds.every(({ q }) => q === 0 || q === 1);
+}
+
+/** Whether a product without `adds` and `bounds` is computed in the way that could take them over. */
+export function canFinish(spec: GemmSpec, isa: Isa, sgemm?: Sgemm): boolean {
+  const problem = simplified(spec);
+  if (sgemm !== undefined && planSgemm(problem, sgemm) !== undefined) return false;
+  const geometry = geometries[isa];
+  const oriented = orientations(problem);
+  const costs = oriented.map((o) => cost(problem, o, geometry));
+  const chosen = oriented[costs[1]! < costs[0]! ? 1 : 0]!;
+  return storesRows(chosen) && rowwiseOf(problem, oriented, isa) === undefined;
+}
+
 /** The same product with batch dimensions of 1 left out, neighbours merged, and strides of dimensions of 1 made harmless. */
 function simplified(spec: GemmSpec): GemmSpec {
-  const { m, n, k, a, b, c } = spec;
-  const kept: { size: number; a: number; b: number; c: number }[] = [];
+  const { m, n, k, a, b, c, adds = [] } = spec;
+  const matrices = [a, b, c, ...adds];
+  const kept: { size: number; strides: readonly number[] }[] = [];
   spec.batch.forEach((size, i) => {
     if (size === 1) return;
-    const dim = { size, a: a.batch[i]!, b: b.batch[i]!, c: c.batch[i]! };
+    const strides = matrices.map(({ batch }) => batch[i]!);
     const before = kept.at(-1);
-    const joins = (["a", "b", "c"] as const).every((x) => before?.[x] === dim[x] * size);
-    if (before !== undefined && joins) kept[kept.length - 1] = { ...dim, size: size * before.size };
-    else kept.push(dim);
+    const joins = before?.strides.every((stride, at) => stride === strides[at]! * size);
+    if (before !== undefined && joins) kept[kept.length - 1] = { size: size * before.size, strides };
+    else kept.push({ size, strides });
   });
   // A dimension of 1 has any stride: one that reads like a contiguous matrix.
-  const matrix = (matrix: Matrix, rows: number, columns: number, batch: readonly number[]): Matrix => {
-    let { row, column } = matrix;
+  const matrix = (at: number, rows: number, columns: number): Matrix => {
+    let { row, column } = matrices[at]!;
     if (columns === 1 && row !== 1) column = 1;
     if (rows === 1 && column !== 1) row = 1;
     if (rows === 1 && columns === 1) [row, column] = [1, 1];
-    return { ...matrix, row, column, batch };
+    return { ...matrices[at]!, row, column, batch: kept.map(({ strides }) => strides[at]!) };
   };
   return {
     ...spec,
-    batch: kept.map((dim) => dim.size),
-    a: matrix(
-      a,
-      m,
-      k,
-      kept.map((dim) => dim.a),
-    ),
-    b: matrix(
-      b,
-      k,
-      n,
-      kept.map((dim) => dim.b),
-    ),
-    c: matrix(
-      c,
-      m,
-      n,
-      kept.map((dim) => dim.c),
-    ),
+    batch: kept.map(({ size }) => size),
+    a: matrix(0, m, k),
+    b: matrix(1, k, n),
+    c: matrix(2, m, n),
+    adds: adds.map((_, i) => matrix(3 + i, m, n)),
   };
 }
 
 function orientations(spec: GemmSpec): readonly [Oriented, Oriented] {
-  const { m, n, a, b, c, sums = [] } = spec;
+  const { m, n, a, b, c, sums = [], adds = [] } = spec;
+  const asRows = ({ row, column }: Matrix) => ({ p: row, q: column });
+  const asColumns = ({ row, column }: Matrix) => ({ p: column, q: row });
   const aMatrix: OrientedMatrix = {
     name: "a",
     storage: a.dtype,
@@ -225,8 +245,8 @@ function orientations(spec: GemmSpec): readonly [Oriented, Oriented] {
     constant: spec.bConstant === true,
   };
   return [
-    { p: m, q: n, pMatrix: aMatrix, qMatrix: bMatrix, c: { p: c.row, q: c.column } },
-    { p: n, q: m, pMatrix: bMatrix, qMatrix: aMatrix, c: { p: c.column, q: c.row } },
+    { p: m, q: n, pMatrix: aMatrix, qMatrix: bMatrix, c: asRows(c), adds: adds.map(asRows) },
+    { p: n, q: m, pMatrix: bMatrix, qMatrix: aMatrix, c: asColumns(c), adds: adds.map(asColumns) },
   ];
 }
 
@@ -243,6 +263,15 @@ function qPanels(extent: number, columns: number): Panels {
   const count = Math.ceil(extent / columns);
   const smaller = extent - (count - 1) * columns;
   return { size: columns, smaller, boundary: smaller === columns ? count : count - 1, count };
+}
+
+/** The orientation for a product of a few rows that a kernel of its own computes; undefined where tiles do. */
+function rowwiseOf({ k }: GemmSpec, oriented: readonly Oriented[], isa: Isa): Oriented | undefined {
+  return oriented.find((o) => {
+    if (o.pMatrix.sums.length > 0) return false;
+    const reads = o.qMatrix.along === 1 || o.qMatrix.overK === 1;
+    return o.p <= mostRows[isa][rowKind(o)] && o.q >= 4 * o.p && o.c.q === 1 && reads && o.q * k >= 4096;
+  });
 }
 
 /** Rows and vectors of a tile for this orientation. */
@@ -409,7 +438,7 @@ function planRows(spec: GemmSpec, o: Oriented, isa: Isa, { lanes }: Geometry, th
 
 /** Steps for tiles. */
 function planTiles(spec: GemmSpec, o: Oriented, isa: Isa, geometry: Geometry, threads: number): GemmPlan {
-  const { k, batch, sums = [] } = spec;
+  const { k, batch, sums = [], adds = [], bounds = [] } = spec;
   const { lanes } = geometry;
   const terms = termsOf(spec);
   const tile = tileOf(o, geometry);
@@ -544,7 +573,16 @@ function planTiles(spec: GemmSpec, o: Oriented, isa: Isa, geometry: Geometry, th
     return { ...common, access: how, batch: strides };
   };
   const [p, q] = [side("p"), side("q")];
-  const cBytes = storageBytes[spec.c.dtype];
+  const result = ({ dtype, batch: strides }: Matrix, { p, q }: Oriented["c"], argument: GemmArgument): Result => {
+    const bytes = storageBytes[dtype];
+    return {
+      argument: args.push(argument) - 1,
+      storage: dtype,
+      p: p * bytes,
+      q: q * bytes,
+      batch: strides.map((stride) => stride * bytes),
+    };
+  };
   const kernel: GemmKernel = {
     isa,
     ...cut,
@@ -557,13 +595,9 @@ function planTiles(spec: GemmSpec, o: Oriented, isa: Isa, geometry: Geometry, th
     p,
     q,
     outer,
-    c: {
-      argument: args.push("c") - 1,
-      storage: spec.c.dtype,
-      p: o.c.p * cBytes,
-      q: o.c.q * cBytes,
-      batch: spec.c.batch.map((stride) => stride * cBytes),
-    },
+    c: result(spec.c, o.c, "c"),
+    adds: adds.map((add, i) => result(add, o.adds[i]!, i as GemmOperand)),
+    bounds,
   };
   const scratchBytes = gemmScratch(kernel).bytes;
   const bytes = operandBytes(spec);
@@ -589,11 +623,12 @@ function byK(width: number, kBlock: number): PackedLayout {
   return { layout: "byK", stride: width * 4, panelBytes: width * 4 * kBlock };
 }
 
-/** Bytes of a, b and c, every element counted once. */
+/** Bytes of the operands and the result, every element counted once. */
 function operandBytes(spec: GemmSpec): number {
-  const { m, n, batch, a, b, c } = spec;
+  const { m, n, batch, a, b, c, adds = [] } = spec;
   const k = termsOf(spec);
   const of = (matrix: Matrix, elements: number) =>
     batch.reduce((all, size, i) => (matrix.batch[i] === 0 ? all : all * size), elements) * storageBytes[matrix.dtype];
-  return of(a, m * k) + of(b, k * n) + of(c, m * n);
+  const added = adds.reduce((all, add) => all + of(add, (add.row === 0 ? 1 : m) * (add.column === 0 ? 1 : n)), 0);
+  return of(a, m * k) + of(b, k * n) + of(c, m * n) + added;
 }
