@@ -39,8 +39,8 @@ export function groupNorm(
   if (x.rank < 3 || c % groups !== 0)
     throw new ShapeError("groupNorm", `${groups} groups do not divide the channels of ${formatAval(x.aval)}`);
   const normal = x
-    .reshape([b, groups, (c / groups) * sizeOf(spatial)])
-    .layerNorm({ epsilon })
+    .reshape([b, groups, c / groups, sizeOf(spatial)]) // channels stay an axis: engines may keep them innermost
+    .layerNorm({ axes: [2, 3], epsilon })
     .reshape(x.shape);
   const perChannel = (t: Tensor) => t.reshape([1, c, ...spatial.map(() => 1)]);
   const scaled = gamma === undefined ? normal : normal.mul(perChannel(gamma));

@@ -63,6 +63,8 @@ export interface Native<A extends NativeArray = NativeArray> {
    * has its axes in the order `perm`, and the last axis of both is x's last.
    */
   separable(dtype: DType, x: A, axes: readonly [number, number], matrix: SmallMatrix, perm: readonly number[]): A;
+  /** The arrays that x was put together from along an axis, one for each of its positions and without the axis; undefined for any other array. */
+  split(x: A, axis: number): readonly A[] | undefined;
   gather(x: A, indices: A, axis: number): A;
   scatter(data: A, indices: A, updates: A, axis: number, mode: "add" | "update"): A;
 }

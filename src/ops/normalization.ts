@@ -95,16 +95,15 @@ function standardizeNative(
 ): NativeArray {
   const share = 1 / sizeOf(axes.map((axis) => x.shape[axis]!));
   const mean = n.map("fp32", [n.reduce("sum", x, axes)], (v, sum) => v.mul(sum!, v.f(share)));
-  const centred = n.map("fp32", [x, mean], (v, a, m) => v.sub(a!, m!));
-  const squares = n.reduce(
-    "sum",
-    n.map("fp32", [centred], (v, a) => v.mul(a!, a!)),
-    axes,
-  );
+  const squared = n.map("fp32", [x, mean], (v, a, m) => {
+    const centred = v.sub(a!, m!);
+    return v.mul(centred, centred);
+  });
+  const squares = n.reduce("sum", squared, axes);
   const rstd = n.map("fp32", [squares], (v, s) => v.div(v.f(1), v.sqrt(v.fma(s!, v.f(share), v.f(epsilon)))));
   const affine = [gamma, beta].filter((operand) => operand !== undefined);
-  return n.map(dtype, [centred, rstd, ...affine], (v, a, r, ...rest) => {
-    const normal = v.mul(a!, r!);
+  return n.map(dtype, [x, mean, rstd, ...affine], (v, a, m, r, ...rest) => {
+    const normal = v.mul(v.sub(a!, m!), r!);
     const scaled = gamma === undefined ? normal : v.mul(normal, rest[0]!);
     return beta === undefined ? scaled : v.add(scaled, rest.at(-1)!);
   });

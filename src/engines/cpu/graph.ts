@@ -143,6 +143,8 @@ export interface Graph {
   readonly inputs: ReadonlyMap<string, GraphArray>;
 }
 
+/** Elements of a row that fill few vectors. */
+const shortRun = 16;
 /** Element counts above which a reduction is made in two levels: of rows that are few, and of a single one. */
 const longRow = 65536;
 const longSingle = 8192;
@@ -172,6 +174,7 @@ class Builder implements Native<GraphArray> {
   readonly #strict: boolean;
   /** Views that only show another order of axes than that in which is computed. */
   readonly #reordered = new WeakMap<GraphArray, { readonly of: GraphArray; readonly perm: readonly number[] }>();
+  readonly #reduced = new Map<string, GraphArray>();
   /** Arrays that were put together, by what they consist of. */
   readonly #assembled = new Map<string, GraphArray>();
   /** The operator that is being lowered, for reports, and its number in the program, for errors at run time. */
@@ -259,8 +262,12 @@ class Builder implements Native<GraphArray> {
       if (neighbours) last.push(axis);
       else runs.push([axis]);
     }
+    runs.reverse();
+    // A short one behind others last: these have vectors of columns then, and it has few elements left.
+    const [last] = runs as [number[], ...number[][]];
+    if (sizeOf(last.map((axis) => x.shape[axis]!)) < shortRun) runs.push(runs.shift()!);
     let result = x;
-    for (const run of runs.reverse()) result = this.#reduceRun(fold, result, run);
+    for (const run of runs) result = this.#reduceRun(fold, result, run);
     return this.reshape(result, shape);
   }
 
@@ -285,7 +292,11 @@ class Builder implements Native<GraphArray> {
         return this.reshape(this.reduce(fold, this.reshape(parts, [outer, length / block, inner]), [1]), shape);
       }
     }
-    return this.make(dtype, shape, { kind: "reduce", fold, x, axes });
+    // A norm and its derivative want the same sums.
+    const key = `${fold} ${x.id} ${axes.join()}`;
+    let made = this.#reduced.get(key);
+    if (made === undefined) this.#reduced.set(key, (made = this.make(dtype, shape, { kind: "reduce", fold, x, axes })));
+    return made;
   }
 
   #view(x: GraphArray, shape: Shape, view: ViewKind): GraphArray {
@@ -296,7 +307,38 @@ class Builder implements Native<GraphArray> {
     invariant(sizeOf(shape) === x.size, () => `reshape of ${x.shape} to ${shape}`);
     if (shape.length === x.shape.length && shape.every((extent, axis) => extent === x.shape[axis])) return x;
     if (x.source.kind === "view" && x.source.view.kind === "reshape") return this.reshape(x.source.of, shape);
+    const home = this.#reordered.get(x);
+    const parts = home && partsOf(x.shape, shape);
+    if (home !== undefined && parts !== undefined) {
+      // In the order of memory: where axes that are joined are neighbours there, too.
+      const order = inverse(home.perm);
+      const at = (axis: number) => order.findIndex((each) => each === axis);
+      const joins = parts.every(({ from }) => from.every((axis, i) => i === 0 || at(axis) === at(from[i - 1]!) + 1));
+      if (joins) {
+        const inside = [...parts].sort((a, b) => at(a.from[0]!) - at(b.from[0]!)).flatMap(({ to }) => to);
+        const made = this.reshape(
+          home.of,
+          inside.map((axis) => shape[axis]!),
+        );
+        return this.reorder(made, inverse(inside));
+      }
+    }
     return this.#view(x, shape, { kind: "reshape" });
+  }
+
+  split(x: GraphArray, axis: number): readonly GraphArray[] | undefined {
+    const home = this.#reordered.get(x);
+    if (home !== undefined) {
+      const inner = home.perm[axis]!;
+      const perm = home.perm.filter((_, i) => i !== axis).map((each) => (each > inner ? each - 1 : each));
+      return this.split(home.of, inner)?.map((piece) => this.reorder(piece, perm));
+    }
+    if (x.source.kind !== "assemble") return undefined;
+    const { pieces } = x.source;
+    const wanted = x.shape.toSpliced(axis, 1, 1).join();
+    const whole = pieces.every(({ x: piece, begin }, i) => piece.shape.join() === wanted && begin[axis] === i);
+    if (pieces.length !== x.shape[axis] || !whole) return undefined;
+    return pieces.map(({ x: piece }) => this.reshape(piece, x.shape.toSpliced(axis, 1)));
   }
 
   permute(x: GraphArray, perm: readonly number[]): GraphArray {
@@ -662,6 +704,27 @@ export function reshapeStrides(shape: Shape, strides: readonly number[], target:
     }
   }
   return result;
+}
+
+/** Runs of axes of a shape, and of another shape of the same elements, that hold the same ones; undefined where an axis of 1 belongs to none. */
+function partsOf(from: Shape, to: Shape): { readonly from: readonly number[]; readonly to: readonly number[] }[] | undefined {
+  const parts: { from: number[]; to: number[] }[] = [];
+  let [i, j] = [0, 0];
+  while (i < from.length && j < to.length) {
+    const part = { from: [i], to: [j] };
+    let [taken, made] = [from[i++]!, to[j++]!];
+    while (taken !== made) {
+      if (taken < made && i < from.length) [taken, part.from] = [taken * from[i]!, [...part.from, i++]];
+      else if (taken > made && j < to.length) [made, part.to] = [made * to[j]!, [...part.to, j++]];
+      else return undefined;
+    }
+    parts.push(part);
+  }
+  // Axes of 1 at the end go with the last part.
+  const last = parts.at(-1);
+  if (last === undefined || from.slice(i).some((extent) => extent !== 1)) return undefined;
+  last.to.push(...to.slice(j).map((_, at) => j + at));
+  return i === from.length ? parts : undefined;
 }
 
 /** Where an array's elements are in an array that has memory of its own. */

@@ -26,6 +26,29 @@ import {
 } from "./nests.ts";
 import type { Steps, Target } from "./steps.ts";
 
+/** Elements of an inner dimension that fill few vectors. */
+const shortRow = 16;
+
+/**
+ * How many of a map's last dimensions to walk as one: more than one where that is short, as channels of a group are, and all operands that do not
+ * walk them so are few numbers (one for each group), to be copied.
+ */
+function widened({ dims, operands, stores }: NestSpec): number {
+  const total = sizeOf(dims);
+  let tail = 1;
+  while (tail < dims.length && sizeOf(dims.slice(-tail)) < shortRow) {
+    const from = dims.length - tail - 1;
+    const fits = operands.every(({ strides }, i) => {
+      if (tailIsUnit(dims.slice(from), strides.slice(from))) return true;
+      const elements = dims.reduce((all, extent, axis) => (axis < from && strides[axis] === 0 ? all : all * extent), 1);
+      return elements * shortRow <= total && stores.every(({ operand }) => operand !== i);
+    });
+    if (!fits) break;
+    tail++;
+  }
+  return tail;
+}
+
 /** Results from which on a loop stores past the caches; measured, docs/log.md. */
 const streamedBytes = 16 * 2 ** 20;
 
@@ -104,14 +127,18 @@ export class Loops {
     return true;
   }
 
+  /** True for a loop without rows: any of its dimensions may be the inner one. */
+  #isMap({ kind, columns }: Group): boolean {
+    return kind === "loop" && columns === 0;
+  }
+
   /** Makes every operand's inner stride 0 or 1: by another order of the loops where that does it, else by copies, those of results `later`. */
   #unitStrides(spec: NestSpec, places: Place[], group: Group, later: (() => void)[]): NestSpec {
     const inner = spec.dims.length - 1;
-    const tail = innerDims(spec, group);
+    const tail = this.#isMap(group) ? widened(spec) : innerDims(spec, group);
     const good = ({ strides }: LoopOperand, axis: number) => strides[axis] === 0 || strides[axis] === 1;
     if (tail === 1 && spec.operands.every((operand) => good(operand, inner))) return spec;
-    if (group.columns === 0 && group.kind === "loop") {
-      // Any dimension may be the inner one.
+    if (tail === 1 && this.#isMap(group)) {
       const cost = (axis: number) =>
         spec.operands.reduce((sum, operand) => sum + (good(operand, axis) ? 0 : 1), 0) -
         (spec.dims[axis]! >= 16 ? 0.5 : 0);
@@ -126,7 +153,7 @@ export class Loops {
     }
     // What is still strided is copied into the loop's order.
     const stores = new Set(spec.stores.map(({ operand }) => operand));
-    const columnsFrom = spec.dims.length - innerDims(spec, group);
+    const columnsFrom = spec.dims.length - (this.#isMap(group) ? tail : innerDims(spec, group));
     const operands = spec.operands.map((operand, i) => {
       const collapses = tailIsUnit(spec.dims.slice(columnsFrom), operand.strides.slice(columnsFrom));
       if (collapses) return operand;
