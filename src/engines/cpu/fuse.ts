@@ -1,7 +1,9 @@
 // Fusion: which maps and reductions are computed by one loop, and in which order the loops run.
 
 import { type Shape, sizeOf } from "../../core/shape.ts";
+import type { Node } from "./expression.ts";
 import { accessOf, contiguous, type Graph, GraphArray, operandsOf, reshapeStrides, type SourceOf } from "./graph.ts";
+import { Expressions } from "./math.ts";
 
 /** A loop over `dims`, rows of `columns` elements where something is reduced or known by row; or one array that is made otherwise. */
 export interface Group {
@@ -15,8 +17,17 @@ export interface Group {
   columns: number;
 }
 
+/** Most column reductions side by side: each needs accumulators. */
+const mostColumns = 4;
+
 /** Most arrays that a loop may touch: each needs a pointer. */
 const operandLimit = 24;
+
+/** What computing a map again may cost at most, beside storing it and reading it: operations, and arrays of at least a few of its elements. */
+const cheapOperations = 16;
+const cheapReads = 3;
+/** Elements for each of which an array that is small beside a map has one. */
+const fewElements = 16;
 
 /** Most arrays that a loop may compute: expressions of more are deeper than recursive walks over them should go. */
 const memberLimit = 64;
@@ -55,13 +66,6 @@ function isRowReduction(array: GraphArray): boolean {
   if (source.kind !== "reduce") return false;
   const last = Math.max(...source.axes);
   return source.x.shape.slice(last + 1).every((extent) => extent === 1);
-}
-
-/** True if a map runs over the extents of what a reduction reduces, or over some that these are parts of. */
-function sameExtents(map: GraphArray, reduction: GraphArray): boolean {
-  const dims = squeeze(domainOf(reduction));
-  const parts = map.size === sizeOf(dims) ? refine(dims, squeeze(map.shape)) : undefined;
-  return parts !== undefined && parts.length === dims.length;
 }
 
 /** A set of small numbers. */
@@ -120,6 +124,30 @@ function usesOf(graph: Graph): Map<GraphArray, GraphArray[]> {
   return uses;
 }
 
+/** Operations of a map's expression, those counted several times that take as long. */
+function operationsOf({ source }: GraphArray): number {
+  if (source.kind !== "map") return 0;
+  const v = new Expressions();
+  const typeOf = ({ dtype }: GraphArray) => (dtype === "int32" ? "i32" : dtype === "bool" ? "mask" : "f32");
+  const seen = new Set<Node>();
+  let count = 0;
+  const visit = (node: Node): void => {
+    if (seen.has(node)) return;
+    seen.add(node);
+    if (node.kind === "bits") visit(node.of);
+    if (node.kind !== "op") return;
+    count += node.op === "div" || node.op === "sqrt" ? 5 : 1;
+    for (const arg of node.args) visit(arg);
+  };
+  visit(
+    source.f(
+      v,
+      source.operands.map((operand, i) => v.operand(i, typeOf(operand))),
+    ),
+  );
+  return count;
+}
+
 class Fuser {
   readonly #graph: Graph;
   readonly #groups: Group[] = [];
@@ -127,6 +155,8 @@ class Fuser {
   readonly #groupOf = new Map<GraphArray, Group>();
   readonly #uses: Map<GraphArray, GraphArray[]>;
   readonly #outputs: ReadonlySet<GraphArray>;
+  /** Extents of the nests of column reductions: those that are reduced, in parts where the maps in them have parts. */
+  readonly #extents = new Map<GraphArray, number[]>();
   /** Maps that are computed inside a column reduction. */
   readonly #absorbed = new Map<GraphArray, GraphArray>();
 
@@ -148,27 +178,78 @@ class Fuser {
       else this.#single([array]);
     }
     this.#mergeNeighbours();
+    this.#mergeColumns();
     return this.#finish();
   }
 
-  /** Maps that only a column reduction reads, element by element, go into it. */
+  /** Maps that only a column reduction reads, element by element, go into it; others are computed in it again where that is cheap. */
   #absorb(): void {
-    const counts = new Map<GraphArray, number>();
     for (const array of [...this.#graph.arrays].reverse()) {
-      const { source } = array;
-      const target = source.kind === "reduce" && !isRowReduction(array) ? array : this.#absorbed.get(array);
-      if (target === undefined) continue;
-      const reads = source.kind === "reduce" ? [source.x] : source.kind === "map" ? source.operands : [];
-      for (const operand of reads) {
-        const root = rootOf(operand);
-        if (root.source.kind !== "map" || this.#outputs.has(root) || this.#uses.get(root)!.length > 1) continue;
-        if (!sameExtents(root, target) || this.#relation(operand, squeeze(root.shape), 0) !== "same") continue;
-        const count = (counts.get(target) ?? 0) + 1;
-        if (count > memberLimit) continue;
-        counts.set(target, count);
-        this.#absorbed.set(root, target);
-      }
+      if (array.source.kind !== "reduce" || isRowReduction(array)) continue;
+      let dims = squeeze(domainOf(array));
+      let count = 0;
+      const absorb = (reader: GraphArray) => {
+        for (const operand of operandsOf(reader)) {
+          const root = rootOf(operand);
+          if (root.source.kind !== "map" || this.#outputs.has(root) || count >= memberLimit) continue;
+          const extents = squeeze(root.shape);
+          const finer = sizeOf(extents) === sizeOf(dims) ? refine(dims, extents) : undefined;
+          if (finer === undefined || this.#relation(operand, extents, 0) !== "same") continue;
+          const single = this.#uses.get(root)!.length === 1;
+          if (!single && !this.#isCheap(root)) continue;
+          count++;
+          dims = finer;
+          const own = single ? root : this.#again(operand, reader);
+          this.#absorbed.set(own, array);
+          absorb(own);
+        }
+      };
+      absorb(array);
+      this.#extents.set(array, dims);
     }
+  }
+
+  /** True for a map that nobody needs in memory but who reads it element by element or by rows, and that reads little itself. */
+  #isCheap(map: GraphArray): boolean {
+    const reads = new Set<GraphArray>();
+    let operations = 0;
+    const isElementwise = (root: GraphArray) =>
+      root.source.kind === "map" &&
+      !this.#outputs.has(root) &&
+      this.#uses.get(root)!.every(({ source }) => source.kind === "map" || source.kind === "reduce");
+    const visit = (array: GraphArray): void => {
+      operations += operationsOf(array);
+      for (const root of operandsOf(array).map(rootOf)) {
+        if (root.size * fewElements <= map.size) continue;
+        if (root.size === map.size && operations <= cheapOperations && isElementwise(root)) visit(root);
+        else reads.add(root);
+      }
+    };
+    if (!isElementwise(map)) return false;
+    visit(map);
+    return operations <= cheapOperations && reads.size <= cheapReads;
+  }
+
+  /** A copy of the map behind an operand, for one reader. */
+  #again(operand: GraphArray, reader: GraphArray): GraphArray {
+    const { id, dtype, shape, source, operator } = rootOf(operand);
+    const copy = new GraphArray(id, dtype, shape, source, operator);
+    const seen = (array: GraphArray): GraphArray =>
+      array.source.kind === "view"
+        ? new GraphArray(array.id, array.dtype, array.shape, { ...array.source, of: seen(array.source.of) }, "")
+        : copy;
+    const uses = this.#uses.get(rootOf(operand))!;
+    uses.splice(uses.indexOf(reader), 1);
+    this.#uses.set(copy, [reader]);
+    for (const root of new Set(operandsOf(copy).map(rootOf))) this.#uses.get(root)!.push(copy);
+    const { source: own } = reader;
+    if (own.kind === "reduce") reader.source = { ...own, x: seen(operand) };
+    else if (own.kind === "map")
+      reader.source = {
+        ...own,
+        operands: own.operands.map((each) => (rootOf(each) === rootOf(operand) ? seen(each) : each)),
+      };
+    return copy;
   }
 
   /** How a group of these dimensions sees an array that it computes itself: at the same element, or by row. */
@@ -234,14 +315,7 @@ class Fuser {
   }
 
   #columns(array: GraphArray): void {
-    const { x, axes } = array.source as SourceOf<"reduce">;
-    // Dimensions: outer, reduced, inner.
-    const dims = [
-      ...squeeze(x.shape.slice(0, Math.min(...axes))),
-      ...squeeze(axes.map((axis) => x.shape[axis]!)),
-      ...squeeze(x.shape.slice(Math.max(...axes) + 1)),
-    ];
-    this.#depend(this.#new("columns", [array], dims, 0), this.#sources(array));
+    this.#depend(this.#new("columns", [array], this.#extents.get(array)!, 0), this.#sources(array));
   }
 
   /** Puts a map or a row reduction into a group that computes one of its operands, or into a new one. */
@@ -401,10 +475,17 @@ class Fuser {
     }
     a.dims = dims;
     a.columns = columns;
-    a.members = merged.members;
+    this.#unite(a, b);
+    return true;
+  }
+
+  /** Moves b's members to a. */
+  #unite(a: Group, b: Group): void {
+    const own = this.#ancestors[a.index]!;
+    a.members = [...a.members, ...b.members].sort((x, y) => x.id - y.id);
     for (const member of b.members) this.#groupOf.set(member, a);
     b.members = [];
-    own.join(other);
+    own.join(this.#ancestors[b.index]!);
     own.remove(a.index);
     own.remove(b.index);
     for (const ancestors of this.#ancestors) {
@@ -412,7 +493,39 @@ class Fuser {
       ancestors.add(a.index);
       ancestors.join(own);
     }
-    return true;
+  }
+
+  /** Joins column reductions of the same extents that read an array in common and do not wait for one another: it is read once. */
+  #mergeColumns(): void {
+    const readers = new Map<GraphArray, Group[]>();
+    const reads = (array: GraphArray, group: Group): void => {
+      for (const root of new Set(operandsOf(array).map(rootOf))) {
+        if (this.#absorbed.has(root)) reads(root, group);
+        else if (root.size * 2 >= sizeOf(group.dims)) {
+          const known = readers.get(root);
+          if (known === undefined) readers.set(root, [group]);
+          else if (!known.includes(group)) known.push(group);
+        }
+      }
+    };
+    const axesOf = ({ members }: Group) => {
+      const { x, axes } = members[0]!.source as SourceOf<"reduce">;
+      return [sizeOf(x.shape.slice(0, Math.min(...axes))), sizeOf(x.shape.slice(Math.max(...axes) + 1))].join();
+    };
+    for (const group of this.#groups) if (group.kind === "columns") reads(group.members[0]!, group);
+    for (const groups of readers.values()) {
+      for (const [i, b] of groups.entries()) {
+        if (b.members.length !== 1) continue;
+        const a = groups.slice(0, i).find((each) => {
+          if (each.members.length === 0 || each.members.length >= mostColumns) return false;
+          const apart = !this.#ancestors[each.index]!.has(b.index) && !this.#ancestors[b.index]!.has(each.index);
+          return apart && axesOf(each) === axesOf(b) && refine(each.dims, b.dims) !== undefined;
+        });
+        if (a === undefined) continue;
+        a.dims = refine(a.dims, b.dims)!;
+        this.#unite(a, b);
+      }
+    }
   }
 
   #finish(): Fused {

@@ -312,7 +312,7 @@ class Builder implements Native<GraphArray> {
     if (home !== undefined && parts !== undefined) {
       // In the order of memory: where axes that are joined are neighbours there, too.
       const order = inverse(home.perm);
-      const at = (axis: number) => order.findIndex((each) => each === axis);
+      const at = (axis: number) => order.indexOf(axis);
       const joins = parts.every(({ from }) => from.every((axis, i) => i === 0 || at(axis) === at(from[i - 1]!) + 1));
       if (joins) {
         const inside = [...parts].sort((a, b) => at(a.from[0]!) - at(b.from[0]!)).flatMap(({ to }) => to);
@@ -707,7 +707,10 @@ export function reshapeStrides(shape: Shape, strides: readonly number[], target:
 }
 
 /** Runs of axes of a shape, and of another shape of the same elements, that hold the same ones; undefined where an axis of 1 belongs to none. */
-function partsOf(from: Shape, to: Shape): { readonly from: readonly number[]; readonly to: readonly number[] }[] | undefined {
+function partsOf(
+  from: Shape,
+  to: Shape,
+): { readonly from: readonly number[]; readonly to: readonly number[] }[] | undefined {
   const parts: { from: number[]; to: number[] }[] = [];
   let [i, j] = [0, 0];
   while (i < from.length && j < to.length) {

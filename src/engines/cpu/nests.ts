@@ -79,6 +79,13 @@ export class Nests {
       invariant(found !== undefined, () => `strides ${strides} over ${shape} do not fit the nest ${dims}`);
       return [...found, ...dims.slice(target.length).map(() => 0)];
     };
+    /** The same of a column reduction's result: strides of 0 where it reduces. */
+    const overColumns = (shape: readonly number[], strides: readonly number[]): number[] => {
+      const [first, last] = bordersOf(group, dims) as [number, number];
+      const found = reshapeStrides(shape, strides, [...dims.slice(0, first), ...dims.slice(last)]);
+      invariant(found !== undefined, () => `strides ${strides} over ${shape} do not fit the columns of ${dims}`);
+      return [...found.slice(0, first), ...dims.slice(first, last).map(() => 0), ...found.slice(first)];
+    };
     const touch = (access: Access, dtype: DType, strides: readonly number[]): Touched => {
       const known = touched.find(
         (each) =>
@@ -131,7 +138,7 @@ export class Nests {
       .map((member) => {
         const { strides } = this.#layout.place(member);
         const shape = member.shape;
-        const nestStrides = group.kind === "columns" ? this.#columnStrides(member, dims) : over(shape, strides);
+        const nestStrides = group.kind === "columns" ? overColumns(shape, strides) : over(shape, strides);
         const { index } = touch({ root: member, offset: 0, strides }, member.dtype, nestStrides);
         // A store to fp16 rounds by itself.
         const value = lanes.get(member)!;
@@ -159,19 +166,6 @@ export class Nests {
     const parts = [...counts].map(([name, count]) => (count > 1 ? `${count} ${name}` : name)).join(", ");
     return { spec, updates, touched, parts };
   }
-
-  /** Strides of a column reduction's result over outer, reduced and inner dimensions. */
-  #columnStrides(member: GraphArray, dims: readonly number[]): number[] {
-    const { x, axes } = member.source as SourceOf<"reduce">;
-    const { strides } = this.#layout.place(member);
-    const pick = (from: number, to: number) =>
-      reshapeStrides(x.shape.slice(from, to), strides.slice(from, to), partOf(x.shape.slice(from, to)))!;
-    const first = Math.min(...axes);
-    const last = Math.max(...axes);
-    const outer = pick(0, first);
-    const inner = pick(last + 1, x.shape.length);
-    return [...outer, ...dims.slice(outer.length, dims.length - inner.length).map(() => 0), ...inner];
-  }
 }
 
 /** Positions in the dimensions across which they may not be merged: where rows end, or a column reduction's parts. */
@@ -185,10 +179,6 @@ export function bordersOf(group: Group, dims: readonly number[]): number[] {
     return [first, dims.length - countTail(dims, inner)];
   }
   return group.columns > 0 ? [rowDims(dims, group.columns)!.length] : [];
-}
-
-function partOf(shape: readonly number[]): number[] {
-  return shape.filter((extent) => extent !== 1);
 }
 
 /** How many of the last dimensions make up the vector dimension. */
