@@ -1,7 +1,7 @@
 // Pieces of data movement kernels: byte runs of any length, loop nests, the start of a task.
 
 import { type Code, type Gp, gp, Label, type Length, type Mem, mem } from "../code.ts";
-import { addImm } from "./integers.ts";
+import { addImm, countDown } from "./integers.ts";
 
 /** Registers of a kernel once its task is decoded; r0, r1 and r2 are free at any time. */
 export const registers = { from: gp.r6, to: gp.r7, scratch: gp.r5 } as const;
@@ -103,12 +103,11 @@ export function emitNest(
     const rounds = Math.floor(n / straight);
     if (rounds > 1) {
       code.movImm(counters[depth]!, rounds);
-      const top = code.here();
-      for (let i = 0; i < straight; i++) body(i * from, i * to);
-      addConstant(code, registers.from, straight * from);
-      addConstant(code, registers.to, straight * to);
-      code.aluImm("sub", counters[depth]!, 1);
-      code.jcc("ne", top);
+      countDown(code, counters[depth]!, () => {
+        for (let i = 0; i < straight; i++) body(i * from, i * to);
+        addConstant(code, registers.from, straight * from);
+        addConstant(code, registers.to, straight * to);
+      });
       for (let i = 0; i < n - rounds * straight; i++) body(i * from, i * to);
       return { n: 1, from: rounds * straight * from, to: rounds * straight * to };
     }
@@ -116,12 +115,11 @@ export function emitNest(
     return { n: 1, from: 0, to: 0 };
   }
   code.movImm(counters[depth]!, n);
-  const top = code.here();
-  const moved = emitNest(code, inner, body, unroll, depth + 1);
-  addConstant(code, registers.from, from - moved.from);
-  addConstant(code, registers.to, to - moved.to);
-  code.aluImm("sub", counters[depth]!, 1);
-  code.jcc("ne", top);
+  countDown(code, counters[depth]!, () => {
+    const moved = emitNest(code, inner, body, unroll, depth + 1);
+    addConstant(code, registers.from, from - moved.from);
+    addConstant(code, registers.to, to - moved.to);
+  });
   return { n: 1, from: n * from, to: n * to };
 }
 

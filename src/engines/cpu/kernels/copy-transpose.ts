@@ -2,6 +2,7 @@
 
 import { type Code, type Gp, gp, Label, type Length, mem, type Vec } from "../code.ts";
 import { addConstant, counters, type Level, registers } from "./copy-moves.ts";
+import { countDown } from "./integers.ts";
 
 /** Bytes of what is transposed as one. */
 export type Unit = 1 | 2 | 4 | 8;
@@ -185,11 +186,8 @@ export function emitTranspose(code: Code, block: Transpose, fromDisp: number, to
   const repeat = (count: number, counter: number, body: () => void) => {
     if (count === 1) return body();
     code.movImm(counters[counter]!, count);
-    const top = code.here();
     const before = { row, column };
-    body();
-    code.aluImm("sub", counters[counter]!, 1);
-    code.jcc("ne", top);
+    countDown(code, counters[counter]!, body);
     // In the last round the pointers went on as in the others.
     row = before.row + count * (row - before.row);
     column = before.column + count * (column - before.column);
@@ -299,28 +297,26 @@ function emitDiagonals(
   const { from, to } = registers;
   const line = 64 / unit;
   code.movImm(diagonal, lines);
-  const nextDiagonal = code.here();
-  code.mov(gp.r1, from);
-  code.mov(gp.r2, to);
-  code.mov(untilWrap, diagonal);
-  code.movImm(left, count);
-  const nextTile = code.here();
-  tile();
-  addConstant(code, from, line * (rows.from + columns.from));
-  addConstant(code, to, line * (rows.to + columns.to));
-  const inside = new Label();
-  code.aluImm("sub", untilWrap, 1);
-  code.jcc("ne", inside);
-  addConstant(code, from, -lines * line * columns.from);
-  addConstant(code, to, -lines * line * columns.to);
-  code.movImm(untilWrap, lines);
-  code.bind(inside);
-  code.aluImm("sub", left, 1);
-  code.jcc("ne", nextTile);
-  code.mov(from, gp.r1);
-  code.mov(to, gp.r2);
-  addConstant(code, from, line * columns.from);
-  addConstant(code, to, line * columns.to);
-  code.aluImm("sub", diagonal, 1);
-  code.jcc("ne", nextDiagonal);
+  countDown(code, diagonal, () => {
+    code.mov(gp.r1, from);
+    code.mov(gp.r2, to);
+    code.mov(untilWrap, diagonal);
+    code.movImm(left, count);
+    countDown(code, left, () => {
+      tile();
+      addConstant(code, from, line * (rows.from + columns.from));
+      addConstant(code, to, line * (rows.to + columns.to));
+      const inside = new Label();
+      code.aluImm("sub", untilWrap, 1);
+      code.jcc("ne", inside);
+      addConstant(code, from, -lines * line * columns.from);
+      addConstant(code, to, -lines * line * columns.to);
+      code.movImm(untilWrap, lines);
+      code.bind(inside);
+    });
+    code.mov(from, gp.r1);
+    code.mov(to, gp.r2);
+    addConstant(code, from, line * columns.from);
+    addConstant(code, to, line * columns.to);
+  });
 }

@@ -2,9 +2,9 @@
 // `dot`: the matrix is contiguous along k; some of its rows at a time, sums across lanes at the end. `sum`: it is contiguous along the result;
 // a few k at a time are added to a result kept in the first-level cache. Either way the order of sums depends on k only.
 
-import { type Code, gp, Label, mem, type Part, type Storage, storageBytes, type Vec } from "../code.ts";
+import { type Code, gp, mem, type Part, type Storage, storageBytes, type Vec } from "../code.ts";
 import { emitDigits } from "./gemm-kernel.ts";
-import { addImm, multiply } from "./integers.ts";
+import { addImm, countDown, inSteps, multiply, unrolled } from "./integers.ts";
 import { emitPack } from "./pack.ts";
 import type { Isa } from "./step.ts";
 
@@ -125,23 +125,12 @@ export function emitRows(code: Code, kernel: RowKernel): void {
 
 /** Loops over the task's columns a vector at a time: r10 columns, counted down in r1. `body` moves its pointers. */
 function overColumns(code: Code, { columns }: RowKernel, body: (part?: Part) => void): void {
-  const { lanes } = code;
-  const tail = new Label();
-  const done = new Label();
+  const rest = columns % code.lanes;
   code.mov(r1, r10);
-  code.aluImm("sub", r1, lanes);
-  code.jcc("l", tail);
-  code.align(32);
-  const top = code.here();
-  body();
-  code.aluImm("sub", r1, lanes);
-  code.jcc("ge", top);
-  code.bind(tail);
-  if (columns % lanes === 0) return;
-  code.aluImm("add", r1, lanes);
-  code.jcc("e", done);
-  body(code.setPart(columns % lanes, tailMask));
-  code.bind(done);
+  inSteps(code, r1, code.lanes, body, {
+    boundary: 32,
+    rest: rest > 0 ? () => body(code.setPart(rest, tailMask)) : undefined,
+  });
 }
 
 /** Adds products of a few k to the sums, for all columns; then the next few. */
@@ -178,25 +167,8 @@ function emitSums(code: Code, kernel: RowKernel, xRow: number, xK: number): void
     for (let r = 0; r < rows; r++) code.vstore(length, mem(r5, r * strides.sums), 0);
     code.aluImm("add", r5, length);
   });
-  const single = new Label();
-  const done = new Label();
   code.movImm(r3, k);
-  if (most > 1) {
-    code.aluImm("sub", r3, most);
-    code.jcc("l", single);
-    const top = code.here();
-    block(most);
-    code.aluImm("sub", r3, most);
-    code.jcc("ge", top);
-    code.bind(single);
-    code.aluImm("add", r3, most);
-    code.jcc("e", done);
-  }
-  const rest = code.here();
-  block(1);
-  code.aluImm("sub", r3, 1);
-  code.jcc("ne", rest);
-  code.bind(done);
+  unrolled(code, r3, most, block);
 }
 
 /** Dot products of x's rows with a few of w's rows at a time. */
@@ -238,10 +210,7 @@ function emitDots(code: Code, kernel: RowKernel, xRow: number): void {
     if (full >= vectors) {
       code.movImm(r3, Math.floor(full / vectors));
       code.align(32);
-      const top = code.here();
-      step(vectors);
-      code.aluImm("sub", r3, 1);
-      code.jcc("ne", top);
+      countDown(code, r3, () => step(vectors));
     }
     for (let i = 0; i < full % vectors; i++) step(1);
     if (kPart !== undefined) step(1, kPart);
@@ -256,24 +225,7 @@ function emitDots(code: Code, kernel: RowKernel, xRow: number): void {
   };
   code.lea(r5, mem(r2, rowScratch(kernel).sums));
   code.mov(r1, r10);
-  const single = new Label();
-  const done = new Label();
-  if (most > 1) {
-    code.aluImm("sub", r1, most);
-    code.jcc("l", single);
-    const top = code.here();
-    group(most);
-    code.aluImm("sub", r1, most);
-    code.jcc("ge", top);
-    code.bind(single);
-    code.aluImm("add", r1, most);
-    code.jcc("e", done);
-  }
-  const rest = code.here();
-  group(1);
-  code.aluImm("sub", r1, 1);
-  code.jcc("ne", rest);
-  code.bind(done);
+  unrolled(code, r1, most, group);
 }
 
 /** Sums to C. */

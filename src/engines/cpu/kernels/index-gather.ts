@@ -4,6 +4,7 @@ import { entry, gp, Label, mem } from "../code.ts";
 import { aheadOf, evenPiece, targetOf } from "./copy.ts";
 import { addConstant, chunks, emitRun, enterTask, multiply } from "./copy-moves.ts";
 import { emitBadIndex, emitIndex } from "./index-check.ts";
+import { countDown } from "./integers.ts";
 import type { Isa, StepPlan } from "./step.ts";
 
 /** out[o, j, :] = x[o, index[j], :] for x [outer, extent, inner], int32 index [count], out [outer, count, inner]. */
@@ -34,7 +35,6 @@ export function planGather(spec: GatherSpec, isa: Isa, threads: number): StepPla
     key: `gather ${isa} ${JSON.stringify({ outer, extent, row, count, rows, piece, step })}`,
     tasks: cuts.reduce((product, cut) => product * chunks(cut), 1),
     args: ["x", "index", "out"],
-    scratchBytes: 0,
     bytes: 2 * total + 4 * count,
     flops: 0,
     emit(code) {
@@ -51,17 +51,16 @@ export function planGather(spec: GatherSpec, isa: Isa, threads: number): StepPla
       const bad = new Label();
       const next = new Label();
       code.movImm(left, rows);
-      const top = code.here();
-      emitIndex(code, mem(index), extent, bad);
-      multiply(code, from, gp.r1, row);
-      code.alu("add", from, x);
-      const ahead = aheadOf(piece, { n: count, from: 0, to: row }, total);
-      emitRun(code, piece, 0, 0, { from, to: out, index: gp.r0, small: gp.r1 }, ahead);
-      code.bind(next);
-      addConstant(code, out, row);
-      code.aluImm("add", index, 4);
-      code.aluImm("sub", left, 1);
-      code.jcc("ne", top);
+      countDown(code, left, () => {
+        emitIndex(code, mem(index), extent, bad);
+        multiply(code, from, gp.r1, row);
+        code.alu("add", from, x);
+        const ahead = aheadOf(piece, { n: count, from: 0, to: row }, total);
+        emitRun(code, piece, 0, 0, { from, to: out, index: gp.r0, small: gp.r1 }, ahead);
+        code.bind(next);
+        addConstant(code, out, row);
+        code.aluImm("add", index, 4);
+      });
       code.ret();
       code.bind(bad);
       emitBadIndex(code, scratch, mem(index), extent, step);

@@ -59,7 +59,6 @@ function planLinks({ extent, count, mode, step }: ScatterSpec): StepPlan<Scatter
     key: `scatter links ${JSON.stringify({ extent, count, mode, step })}`,
     tasks: 1,
     args: ["index", { temp: 0 }],
-    scratchBytes: 0,
     bytes: 16 * count,
     flops: 0,
     emit(code) {

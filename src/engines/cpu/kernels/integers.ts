@@ -1,6 +1,6 @@
 // Integer arithmetic of kernels on numbers of any size, and loops that count.
 
-import type { Code, Gp, Mem } from "../code.ts";
+import { type Code, type Gp, Label, type Mem } from "../code.ts";
 
 /** A loop that counts `counter` down from its value (at least 1) in steps of 1. */
 export function countDown(code: Code, counter: Gp, body: () => void): void {
@@ -8,6 +8,41 @@ export function countDown(code: Code, counter: Gp, body: () => void): void {
   body();
   code.aluImm("sub", counter, 1);
   code.jcc("ne", top);
+}
+
+/**
+ * Counts `counter` down from its value, 0 or more: `body` while `step` of it are left, then `rest` for what remains, 1 to step - 1; without `rest`
+ * nothing may remain. `boundary`: bytes of which the place that `body` begins at is a multiple.
+ */
+export function inSteps(
+  code: Code,
+  counter: Gp,
+  step: number,
+  body: () => void,
+  { rest, boundary }: { readonly rest?: (() => void) | undefined; readonly boundary?: number } = {},
+): void {
+  const tail = new Label();
+  const done = new Label();
+  code.aluImm("sub", counter, step);
+  code.jcc("l", tail);
+  if (boundary !== undefined) code.align(boundary);
+  const top = code.here();
+  body();
+  code.aluImm("sub", counter, step);
+  code.jcc("ge", top);
+  code.bind(tail);
+  if (rest === undefined) return;
+  code.aluImm("add", counter, step);
+  code.jcc("e", done);
+  rest();
+  code.bind(done);
+}
+
+/** Counts `counter`, at least 1, down to 0: `body(atOnce)` while so many are left, then `body(1)`. */
+export function unrolled(code: Code, counter: Gp, atOnce: number, body: (steps: number) => void): void {
+  const rest = () => countDown(code, counter, () => body(1));
+  if (atOnce === 1) rest();
+  else inSteps(code, counter, atOnce, () => body(atOnce), { rest });
 }
 
 /** dst += value; changes `temp` where the value needs 64 bits. */

@@ -1,7 +1,7 @@
 // Packing of a panel (a few rows or columns of a matrix, over a range of k) into contiguous fp32, for the matrix-product kernels.
 
-import { type Code, gp, Label, mem, type Storage, storageBytes, type Vec } from "../code.ts";
-import { addImm, countDown } from "./integers.ts";
+import { type Code, gp, mem, type Part, type Storage, storageBytes, type Vec } from "../code.ts";
+import { addImm, countDown, inSteps, unrolled } from "./integers.ts";
 
 /** A panel's source and layout. The panel's other dimension is called its width. */
 export interface PanelPack {
@@ -40,30 +40,11 @@ function vectorsOf(code: Code, width: number): { offset: number; lanes: number }
   return list;
 }
 
-/** Loops `body(steps)` over k: `unroll` steps at a time, then one by one. */
-function overK(code: Code, unroll: number, body: (steps: number) => void): void {
-  const single = new Label();
-  const done = new Label();
-  if (unroll > 1) {
-    code.aluImm("sub", count, unroll);
-    code.jcc("l", single);
-    const top = code.here();
-    body(unroll);
-    code.aluImm("sub", count, unroll);
-    code.jcc("ge", top);
-    code.bind(single);
-    code.aluImm("add", count, unroll);
-    code.jcc("e", done);
-  }
-  countDown(code, count, () => body(1));
-  code.bind(done);
-}
-
 function copyVectors(code: Code, { storage, overK: stepK, width, stride }: PanelPack): void {
   const vectors = vectorsOf(code, width);
   const part = code.setPart(vectors.at(-1)!.lanes, 1);
   const unroll = Math.max(1, Math.min(8, Math.floor(8 / vectors.length)));
-  overK(code, unroll, (steps) => {
+  unrolled(code, count, unroll, (steps) => {
     for (let s = 0; s < steps; s++) {
       vectors.forEach(({ offset }, v) => {
         const register = (s * vectors.length + v) % code.registers;
@@ -79,38 +60,25 @@ function copyVectors(code: Code, { storage, overK: stepK, width, stride }: Panel
 
 function copyRows(code: Code, { storage, along, width, stride, kTail }: PanelPack): void {
   const { lanes } = code;
-  const tail = new Label();
-  const done = new Label();
-  const copy = (part?: ReturnType<Code["setPart"]>) => {
+  const copy = (part?: Part) => {
     for (let row = 0; row < width; row++) {
       const register: Vec = row % (code.registers - 1);
       code.loadFloats(register, mem(source, row * along), storage, part);
       code.storeFloats(mem(destination, row * stride), register, "fp32", part, code.registers - 1);
     }
   };
-  code.aluImm("sub", count, lanes);
-  code.jcc("l", tail);
-  const top = code.here();
-  copy();
-  code.aluImm("add", source, lanes * storageBytes[storage]);
-  code.aluImm("add", destination, lanes * 4);
-  code.aluImm("sub", count, lanes);
-  code.jcc("ge", top);
-  code.bind(tail);
-  if (kTail > 0) {
-    code.aluImm("add", count, lanes);
-    code.jcc("e", done);
-    copy(code.setPart(kTail, 1));
-    code.bind(done);
-  }
+  const whole = () => {
+    copy();
+    code.aluImm("add", source, lanes * storageBytes[storage]);
+    code.aluImm("add", destination, lanes * 4);
+  };
+  inSteps(code, count, lanes, whole, { rest: kTail > 0 ? () => copy(code.setPart(kTail, 1)) : undefined });
 }
 
 function transposeBlocks(code: Code, { storage, along, width, stride, kTail }: PanelPack): void {
   const { lanes } = code;
   const rows = Array.from({ length: lanes }, (_, i) => i);
   const temps = rows.map((i) => lanes + i);
-  const tail = new Label();
-  const done = new Label();
   const block = (kLanes: number) => {
     const part = code.setPart(kLanes, 1);
     for (const vector of vectorsOf(code, width)) {
@@ -123,21 +91,12 @@ function transposeBlocks(code: Code, { storage, along, width, stride, kTail }: P
         code.vstore(code.vectorBytes, mem(destination, k * stride + vector.offset * 4), k);
     }
   };
-  code.aluImm("sub", count, lanes);
-  code.jcc("l", tail);
-  const top = code.here();
-  block(lanes);
-  code.aluImm("add", source, lanes * storageBytes[storage]);
-  addImm(code, destination, lanes * stride, gp.r0);
-  code.aluImm("sub", count, lanes);
-  code.jcc("ge", top);
-  code.bind(tail);
-  if (kTail > 0) {
-    code.aluImm("add", count, lanes);
-    code.jcc("e", done);
-    block(kTail);
-    code.bind(done);
-  }
+  const whole = () => {
+    block(lanes);
+    code.aluImm("add", source, lanes * storageBytes[storage]);
+    addImm(code, destination, lanes * stride, gp.r0);
+  };
+  inSteps(code, count, lanes, whole, { rest: kTail > 0 ? () => block(kTail) : undefined });
 }
 
 /** One element at a time, for strides that no vector load fits. */

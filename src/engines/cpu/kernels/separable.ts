@@ -4,6 +4,7 @@ import { invariant } from "../../../core/errors.ts";
 import { sizeOf } from "../../../core/shape.ts";
 import { type Code, entry, type Mem, mem, type Storage, storageBytes, type Vec, vectorLengths } from "../code.ts";
 import { addConstant, chunks, counters, enterTask, registers } from "./copy-moves.ts";
+import { countDown } from "./integers.ts";
 import type { Isa, StepPlan } from "./step.ts";
 
 /** One side; strides in elements, the last one 1. */
@@ -162,12 +163,11 @@ function emitSeparable(code: Code, kernel: Kernel): void {
     const counter = counters[loops.length]!;
     if (whole > 0) {
       code.movImm(counter, whole);
-      const top = code.here();
-      block(false);
-      code.aluImm("add", from, step.from);
-      code.aluImm("add", to, step.to);
-      code.aluImm("sub", counter, 1);
-      code.jcc("ne", top);
+      countDown(code, counter, () => {
+        block(false);
+        code.aluImm("add", from, step.from);
+        code.aluImm("add", to, step.to);
+      });
     }
     if (part !== undefined) block(true);
     addConstant(code, from, -whole * step.from);
@@ -178,12 +178,11 @@ function emitSeparable(code: Code, kernel: Kernel): void {
     if (loop === undefined) return inner();
     const counter = counters[depth]!;
     code.movImm(counter, loop.c);
-    const top = code.here();
-    nest(depth + 1);
-    addConstant(code, from, loop.from);
-    addConstant(code, to, loop.to);
-    code.aluImm("sub", counter, 1);
-    code.jcc("ne", top);
+    countDown(code, counter, () => {
+      nest(depth + 1);
+      addConstant(code, from, loop.from);
+      addConstant(code, to, loop.to);
+    });
     addConstant(code, from, -loop.c * loop.from);
     addConstant(code, to, -loop.c * loop.to);
   };
