@@ -177,6 +177,16 @@ export function emitDriver(code: Code, { sleep, wake, write }: Waiting): DriverC
     code.xchg(mem(r6, control.ticket), r2);
   };
 
+  /** Wakes about r2 threads of a set that sleep at the generation, and counts them out. r6 = control; as all of `Waiting` it changes registers. */
+  const wakeThreads = (set: number) => {
+    code.movImm(r7, set);
+    code.lea(r5, mem(r6, control.generation));
+    wake(code);
+    code.neg(r0);
+    code.mov(r6, mem(r14, thread.control));
+    code.lockAdd32(mem(r6, control.sleepers), r0);
+  };
+
   // ---------------------------------------------------------------------------------------------- thread 0 of a run
   const run = entry();
   prologue();
@@ -248,12 +258,7 @@ export function emitDriver(code: Code, { sleep, wake, write }: Waiting): DriverC
   code.lea(r2, mem(r4, -1));
   code.alu("cmp", r2, r0);
   code.cmov("a", r2, r0);
-  code.movImm(r7, wakeSet.all);
-  code.lea(r5, mem(r6, control.generation));
-  wake(code);
-  code.neg(r0);
-  code.mov(r6, mem(r14, thread.control));
-  code.lockAdd32(mem(r6, control.sleepers), r0);
+  wakeThreads(wakeSet.all);
 
   // ---------------------------------------------------------------------------------------------- tasks
   code.bind(take);
@@ -360,12 +365,7 @@ export function emitDriver(code: Code, { sleep, wake, write }: Waiting): DriverC
   code.aluImm32("cmp", mem(r6, control.callerAsleep), 0);
   code.jcc("e", look);
   code.movImm(r2, 1);
-  code.movImm(r7, wakeSet.caller);
-  code.lea(r5, mem(r6, control.generation));
-  wake(code);
-  code.neg(r0);
-  code.mov(r6, mem(r14, thread.control));
-  code.lockAdd32(mem(r6, control.sleepers), r0);
+  wakeThreads(wakeSet.caller);
   code.jmp(look);
 
   code.bind(exit);
