@@ -61,7 +61,7 @@ export type Node =
 
 const scratch = new DataView(new ArrayBuffer(4));
 
-/** Bits of a number as fp32. */
+/** Bits of a number as fp32, as a signed integer. */
 export function floatBits(value: number): number {
   scratch.setFloat32(0, value);
   return scratch.getInt32(0);

@@ -4,6 +4,7 @@ import { type DType, dtypeBytes } from "../../core/dtype.ts";
 import { float16Bits } from "../../core/float16.ts";
 import { sizeOf } from "../../core/shape.ts";
 import type { Piece } from "../../ops/native.ts";
+import { floatBits } from "./expression.ts";
 import { rootOf } from "./fuse.ts";
 import { contiguous, type GraphArray, isOfParts, isZero, type SourceOf } from "./graph.ts";
 import { planCopy, planFill } from "./kernels/copy.ts";
@@ -250,7 +251,7 @@ function around(
 
 /** Bits of a number in a dtype. */
 function bitsOf(dtype: DType, value: number): number {
-  if (dtype === "fp32") return new Uint32Array(Float32Array.of(value).buffer)[0]!;
+  if (dtype === "fp32") return floatBits(value);
   if (dtype === "fp16") return float16Bits(value);
   return dtype === "bool" ? Number(value !== 0) : value;
 }

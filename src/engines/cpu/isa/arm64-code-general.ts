@@ -2,9 +2,10 @@
 
 import { invariant } from "../../../core/errors.ts";
 import { type Arithmetic, type CArgument, type Cond, gp as codeGp, type Gp, type Mem } from "../code.ts";
+import { floatBits } from "../expression.ts";
 import { Arm64, gp, indexed, mem, type Mem as Place, post, pre, w } from "./arm64.ts";
 import { bitmask } from "./arm64-immediates.ts";
-import { floatBits, placeArguments } from "./c-arguments.ts";
+import { placeArguments } from "./c-arguments.ts";
 import { Label } from "./label.ts";
 
 /**

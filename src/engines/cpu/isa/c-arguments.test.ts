@@ -2,7 +2,7 @@
 
 import { describe, expect, test } from "vitest";
 import type { CArgument } from "../code.ts";
-import { floatBits, placeArguments } from "./c-arguments.ts";
+import { placeArguments } from "./c-arguments.ts";
 
 const int: CArgument = { int: 1 };
 const float: CArgument = { float: 1 };
@@ -47,6 +47,5 @@ describe("placeArguments", () => {
 
   test("needs no stack for what fits registers", () => {
     expect(placeArguments([pointer, float, int], [7, 6]).stackBytes).toBe(0);
-    expect([0, 1, -2.5].map(floatBits)).toEqual([0, 0x3f800000, 0xc0200000]);
   });
 });

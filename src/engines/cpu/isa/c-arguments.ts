@@ -36,8 +36,3 @@ export function placeArguments(
   });
   return { places, stackBytes: 16 * Math.ceil(stack / 16) };
 }
-
-/** A float's bits. */
-export function floatBits(value: number): number {
-  return new Uint32Array(Float32Array.of(value).buffer)[0]!;
-}

@@ -15,7 +15,8 @@ import {
   type Vec,
   vectorLengths,
 } from "../code.ts";
-import { floatBits, placeArguments } from "./c-arguments.ts";
+import { floatBits } from "../expression.ts";
+import { placeArguments } from "./c-arguments.ts";
 import type { Isa } from "./features.ts";
 import { Label, X64, type Mem as X64Mem } from "./x64.ts";
 

@@ -3,6 +3,7 @@
 import { invariant } from "../../../core/errors.ts";
 import { sizeOf } from "../../../core/shape.ts";
 import { type Code, entry, type Mem, mem, type Storage, storageBytes, type Vec, vectorLengths } from "../code.ts";
+import { floatBits } from "../expression.ts";
 import { addConstant, chunks, counters, enterTask, registers } from "./copy-moves.ts";
 import { countDown } from "./integers.ts";
 import type { Isa, StepPlan } from "./step.ts";
@@ -112,9 +113,7 @@ function emitSeparable(code: Code, kernel: Kernel): void {
   const spare: Vec = inputs + 1;
   const first: Vec = inputs + 2;
   invariant(first + factors.length <= code.registers, () => "a matrix of too many factors");
-  for (const [i, factor] of factors.entries()) {
-    code.vconstant(first + i, new Uint32Array(Float32Array.of(factor).buffer)[0]!);
-  }
+  for (const [i, factor] of factors.entries()) code.vconstant(first + i, floatBits(factor));
   /** sum = row of the matrix times the vectors in registers 0, 1, … */
   const combine = (row: readonly number[]) => {
     const terms = row.map((factor, i) => ({ factor, i })).filter(({ factor }) => factor !== 0);
