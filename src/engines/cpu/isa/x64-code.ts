@@ -38,6 +38,12 @@ const interleaveOps = {
 } as const;
 const repeatOps = { 1: "vpbroadcastb", 2: "vpbroadcastw", 4: "vpbroadcastd" } as const;
 
+/** The powers of two that make up so many bytes, the largest first: each begins at a multiple of itself. */
+function piecesOf(bytes: number): { readonly size: number; readonly start: number }[] {
+  const sizes = [8, 4, 2, 1].filter((size) => (bytes & size) !== 0);
+  return sizes.map((size) => ({ size, start: bytes & ~(2 * size - 1) }));
+}
+
 export class X64Code extends X64 implements Code {
   readonly isa: Exclude<Isa, "neon">;
   readonly vectorBytes: 32 | 64;
@@ -171,50 +177,25 @@ export class X64Code extends X64 implements Code {
   }
   vloadPart(dst: Vec, src: Mem, bytes: number): void {
     if (bytes >= 16) return this.vload(16, dst, src);
-    let done = 0;
-    if (bytes >= 8) {
-      this.vmovqLoad(dst, src);
-      done = 8;
-    } else if (bytes >= 4) {
-      this.vmovdLoad(dst, src);
-      done = 4;
-    } else this.v("vpxor", 16, dst, dst, dst);
-    while (done < bytes) {
-      const left = bytes - done;
-      const from = at(src, done);
-      if (left >= 4) {
-        this.vpinsrd(dst, dst, from, done / 4);
-        done += 4;
-      } else if (left >= 2) {
-        this.vpinsrw(dst, dst, from, done / 2);
-        done += 2;
-      } else {
-        this.vpinsrb(dst, dst, from, done);
-        done += 1;
-      }
+    if (bytes < 4) this.v("vpxor", 16, dst, dst, dst);
+    for (const { size, start } of piecesOf(bytes)) {
+      const from = at(src, start);
+      if (size === 8) this.vmovqLoad(dst, from);
+      else if (size === 4 && start === 0) this.vmovdLoad(dst, from);
+      else if (size === 4) this.vpinsrd(dst, dst, from, start / 4);
+      else if (size === 2) this.vpinsrw(dst, dst, from, start / 2);
+      else this.vpinsrb(dst, dst, from, start);
     }
   }
   vstorePart(dst: Mem, src: Vec, bytes: number): void {
     if (bytes >= 16) return this.vstore(16, dst, src);
-    let done = 0;
-    if (bytes >= 8) {
-      this.vmovqStore(dst, src);
-      done = 8;
-    }
-    while (done < bytes) {
-      const left = bytes - done;
-      const to = at(dst, done);
-      if (left >= 4) {
-        if (done === 0) this.vmovdStore(to, src);
-        else this.vpextrd(to, src, done / 4);
-        done += 4;
-      } else if (left >= 2) {
-        this.vpextrw(to, src, done / 2);
-        done += 2;
-      } else {
-        this.vpextrb(to, src, done);
-        done += 1;
-      }
+    for (const { size, start } of piecesOf(bytes)) {
+      const to = at(dst, start);
+      if (size === 8) this.vmovqStore(to, src);
+      else if (size === 4 && start === 0) this.vmovdStore(to, src);
+      else if (size === 4) this.vpextrd(to, src, start / 4);
+      else if (size === 2) this.vpextrw(to, src, start / 2);
+      else this.vpextrb(to, src, start);
     }
   }
   vrepeat(bytes: 1 | 2 | 4, dst: Vec, src: Mem): void {
