@@ -4,6 +4,7 @@ import { type DType, dtypeBytes } from "../../core/dtype.ts";
 import { invariant } from "../../core/errors.ts";
 import { type Code, entry, gp, Label, type Mem, mem } from "./code.ts";
 import type { Operation } from "./expression.ts";
+import { addImm, fits32, product } from "./kernels/integers.ts";
 import type { Address, Bound, Extent, Machine, ReduceKind, Reg, Slot, VectorReg } from "./machine.ts";
 
 const { r0, r1, r2, r3, r4, r5, r6, r7, r8, r9, r10, r11, r12, r13, sp } = gp;
@@ -78,11 +79,7 @@ export abstract class CodeMachine<C extends Code> implements Machine {
     this.code.movMemImm(this.slot(slot), value);
   }
   addSlot(slot: Slot, value: number): void {
-    if (value === (value | 0)) this.code.aluImm("add", this.slot(slot), value);
-    else {
-      this.code.movImm(r0, value);
-      this.code.alu("add", this.slot(slot), r0);
-    }
+    addImm(this.code, this.slot(slot), value, r0);
   }
   loadWord(dst: Reg, base: Reg, index: number): void {
     this.code.mov(dst, mem(base, 8 * index));
@@ -98,21 +95,11 @@ export abstract class CodeMachine<C extends Code> implements Machine {
     this.code.alu("add", dst, src);
   }
   addConstant(dst: Reg, value: number): void {
-    if (value === 0) return;
-    if (value === (value | 0)) this.code.aluImm("add", dst, value);
-    else {
-      invariant(dst !== r0, () => "the temporary register cannot take a wide constant");
-      this.code.movImm(r0, value);
-      this.code.alu("add", dst, r0);
-    }
+    invariant(dst !== r0 || fits32(value), () => `no register beside r0 to add ${value} to it`);
+    addImm(this.code, dst, value, r0);
   }
   multiply(dst: Reg, src: Reg, value: number): void {
-    if (value === (value | 0)) this.code.imulImm(dst, src, value);
-    else {
-      invariant(dst !== src, () => "multiplying by a wide constant needs another register");
-      this.code.movImm(dst, value);
-      this.code.imul(dst, src);
-    }
+    product(this.code, dst, src, value);
   }
   divideSlot(slot: Slot, by: number, quotient: Slot, remainder: Slot): void {
     const { code } = this;

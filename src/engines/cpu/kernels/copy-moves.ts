@@ -1,25 +1,16 @@
 // Pieces of data movement kernels: byte runs of any length, loop nests, the start of a task.
 
 import { type Code, type Gp, gp, Label, type Length, type Mem, mem } from "../code.ts";
-import { addImm, countDown } from "./integers.ts";
+import { addImm, countDown, fits32, product } from "./integers.ts";
 
 /** Registers of a kernel once its task is decoded; r0, r1 and r2 are free at any time. */
 export const registers = { from: gp.r6, to: gp.r7, scratch: gp.r5 } as const;
 /** Loop counters, outermost first. */
 export const counters: readonly Gp[] = [gp.r4, gp.r8, gp.r9, gp.r10, gp.r11, gp.r12, gp.r13, gp.r3];
 
-const fits32 = (value: number) => value === (value | 0);
-
 /** reg += value, whatever its size; clobbers r0. */
 export function addConstant(code: Code, reg: Gp, value: number): void {
   addImm(code, reg, value, gp.r0);
-}
-
-/** dst = src × value; dst is not src where the value exceeds 32 bits. */
-export function multiply(code: Code, dst: Gp, src: Gp, value: number): void {
-  if (fits32(value)) return code.imulImm(dst, src, value);
-  code.movImm(dst, value);
-  code.imul(dst, src);
 }
 
 /** One loop over the elements of an axis, strides in bytes. */
@@ -73,7 +64,7 @@ export function enterTask(
         code.alu("add", register, gp.r2);
         continue;
       }
-      multiply(code, gp.r1, gp.r2, strides[i]!);
+      product(code, gp.r1, gp.r2, strides[i]!);
       code.alu("add", register, gp.r1);
     }
   }

@@ -2,9 +2,9 @@
 
 import { entry, gp, Label, mem } from "../code.ts";
 import { aheadOf, evenPiece, targetOf } from "./copy.ts";
-import { addConstant, chunks, emitRun, enterTask, multiply } from "./copy-moves.ts";
+import { addConstant, chunks, emitRun, enterTask } from "./copy-moves.ts";
 import { emitBadIndex, emitIndex } from "./index-check.ts";
-import { countDown } from "./integers.ts";
+import { countDown, product } from "./integers.ts";
 import type { Isa, StepPlan } from "./step.ts";
 
 /** out[o, j, :] = x[o, index[j], :] for x [outer, extent, inner], int32 index [count], out [outer, count, inner]. */
@@ -53,7 +53,7 @@ export function planGather(spec: GatherSpec, isa: Isa, threads: number): StepPla
       code.movImm(left, rows);
       countDown(code, left, () => {
         emitIndex(code, mem(index), extent, bad);
-        multiply(code, from, gp.r1, row);
+        product(code, from, gp.r1, row);
         code.alu("add", from, x);
         const ahead = aheadOf(piece, { n: count, from: 0, to: row }, total);
         emitRun(code, piece, 0, 0, { from, to: out, index: gp.r0, small: gp.r1 }, ahead);

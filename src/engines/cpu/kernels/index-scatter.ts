@@ -2,8 +2,9 @@
 
 import { type Code, entry, gp, Label, type Length, type Mem, mem, type Vec } from "../code.ts";
 import { evenPiece, planCopy, planFill, targetOf } from "./copy.ts";
-import { addConstant, chunks, emitRun, enterTask, multiply } from "./copy-moves.ts";
+import { addConstant, chunks, emitRun, enterTask } from "./copy-moves.ts";
 import { emitBadIndex, emitIndex } from "./index-check.ts";
+import { product } from "./integers.ts";
 import type { Isa, StepPlan } from "./step.ts";
 
 /** out = data [outer, extent, inner] with updates [outer, count, inner] added to or in place of its slices index [count]. */
@@ -185,10 +186,10 @@ function planRows(spec: ScatterSpec, isa: Isa, threads: number): StepPlan<Scatte
         code.movsxd(gp.r1, mem(rows, 0, j, 4));
         code.test(gp.r1, gp.r1);
         code.jcc("s", skip);
-        multiply(code, to, gp.r1, row);
+        product(code, to, gp.r1, row);
         code.alu("add", to, out);
         if (mode === "update") {
-          multiply(code, gp.r13, j, row);
+          product(code, gp.r13, j, row);
           code.alu("add", gp.r13, updates);
           emitRun(code, size, 0, 0, { from: gp.r13, to, index: gp.r0, small: gp.r1 });
         } else emitSums(code, spec, size / bytes, row);
@@ -230,7 +231,7 @@ function emitSums(code: Code, { dtype, zeroData = false }: ScatterSpec, elements
     });
     code.mov(gp.r0, j);
     const chain = code.here();
-    multiply(code, from, gp.r0, row);
+    product(code, from, gp.r0, row);
     code.alu("add", from, updates);
     list.forEach(({ elements: n, at }, i) => {
       const place = mem(from, at * bytes, offset);

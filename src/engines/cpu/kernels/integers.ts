@@ -1,6 +1,10 @@
 // Integer arithmetic of kernels on numbers of any size, and loops that count.
 
+import { invariant } from "../../../core/errors.ts";
 import { type Code, type Gp, Label, type Mem } from "../code.ts";
+
+/** True for what instructions take as an immediate. */
+export const fits32 = (value: number): boolean => value === (value | 0);
 
 /** A loop that counts `counter` down from its value (at least 1) in steps of 1. */
 export function countDown(code: Code, counter: Gp, body: () => void): void {
@@ -48,7 +52,7 @@ export function unrolled(code: Code, counter: Gp, atOnce: number, body: (steps: 
 /** dst += value; changes `temp` where the value needs 64 bits. */
 export function addImm(code: Code, dst: Gp | Mem, value: number, temp: Gp): void {
   if (value === 0) return;
-  if (value === (value | 0)) return code.aluImm("add", dst, value);
+  if (fits32(value)) return code.aluImm("add", dst, value);
   code.movImm(temp, value);
   code.alu("add", dst, temp);
 }
@@ -56,7 +60,15 @@ export function addImm(code: Code, dst: Gp | Mem, value: number, temp: Gp): void
 /** dst *= value; changes `temp` where the value needs 64 bits. */
 export function multiply(code: Code, dst: Gp, value: number, temp: Gp): void {
   if (value === 1) return;
-  if (value === (value | 0)) return code.imulImm(dst, dst, value);
+  if (fits32(value)) return code.imulImm(dst, dst, value);
   code.movImm(temp, value);
   code.imul(dst, temp);
+}
+
+/** dst = src · value; the two registers differ where the value needs 64 bits. */
+export function product(code: Code, dst: Gp, src: Gp, value: number): void {
+  if (fits32(value)) return code.imulImm(dst, src, value);
+  invariant(dst !== src, () => `a product with ${value} in one register`);
+  code.movImm(dst, value);
+  code.imul(dst, src);
 }
