@@ -12,8 +12,8 @@ export type Gp = number & { readonly gp?: never };
 export type Vec = number & { readonly vec?: never };
 
 /**
- * General registers. C functions take up to three arguments in r5, r4, r2, the operating system three more in r8, r6, r7; what they give back is in r0. Both keep r3 and
- * r10 to r14, as whoever is called from C must. Kernels keep r14 and sp only.
+ * General registers. C functions take up to three arguments in r5, r4, r2, the operating system three more in r8, r6, r7; after a call r0 has what they gave back. Both
+ * keep r3 and r10 to r14, as whoever is called from C must, who can give nothing back. Kernels keep r14 and sp only.
  */
 export const gp = {
   r0: 0,
@@ -146,7 +146,10 @@ export interface Code {
    */
   enterFromC(bytes: number): void;
   leaveToC(bytes: number): void;
-  /** Calls a C function at an address, with `args` or, without any, what the registers hold. Of those it changes r0 to r2, r4 to r9 and vectors. */
+  /**
+   * Calls a C function at an address: with `args`, or else with what the registers hold and the stack as `enterFromC` made it. Changes r0 to r2, r4 to r9
+   * and vectors.
+   */
   callC(address: number, args?: readonly CArgument[]): void;
   /** Calls the operating system; r0 = the number. Changes r1 and r9 too. */
   syscall(): void;
@@ -160,7 +163,7 @@ export interface Code {
   pause(): void;
 
   // ---------------------------------------------------------------------------------------------- memory that threads share
-  /** Atomic operations are full barriers. They change r1 and r9 at most, beside what they give back. src = old memory, memory += src. */
+  /** Atomic operations are full barriers; they change no register but for what they give back. src = old memory, memory += src. */
   lockXadd(dst: Mem, src: Gp): void;
   lockAdd32(dst: Mem, src: Gp): void;
   lockAddImm32(dst: Mem, value: number): void;

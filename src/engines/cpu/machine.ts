@@ -69,9 +69,9 @@ export interface Machine {
   add(dst: Reg, src: Reg): void;
   addConstant(dst: Reg, value: number): void;
   multiply(dst: Reg, src: Reg, value: number): void;
-  /** quotient and remainder of the slot by a constant, into two slots. */
+  /** Quotient and remainder of the slot by a constant, into two slots. */
   divideSlot(slot: Slot, by: number, quotient: Slot, remainder: Slot): void;
-  /** slot = min(value, extent - from × block). */
+  /** slot = min(block, extent - from × block): elements of block number `from`. */
   restOfBlock(slot: Slot, from: Slot, block: number, extent: number): void;
   /** The slot's value rounded down to a multiple of a power of two, into another slot. */
   roundDownSlot(dst: Slot, src: Slot, multiple: number): void;

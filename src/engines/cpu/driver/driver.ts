@@ -31,9 +31,9 @@ export interface DriverCode {
   readonly code: Uint8Array;
   /** `void run(job)`: runs a job with the calling thread as thread 0. */
   readonly run: number;
-  /** `void* worker(thread block)`: a thread's start. */
+  /** `void* worker(thread block)`: a thread's start; nobody asks for its result. */
   readonly worker: number;
-  /** `void* conductor(control)`: the start of the thread that is thread 0 of asynchronous runs. */
+  /** `void* conductor(control)`: the start of the thread that is thread 0 of asynchronous runs; the same. */
   readonly conductor: number;
   /** `void start(job)`: hands a job to the conductor. */
   readonly start: number;
@@ -166,13 +166,13 @@ export function emitDriver(code: Code, { sleep, wake, write }: Waiting): DriverC
     code.mov(mem(r8, offset, r1), r0);
     code.bind(skip);
   };
-  /** Makes the ticket's next generation, low half = `kind` plus `count`, behind all stores so far. r6 = control. Changes r1, r2, r9 and `temp`. */
-  const publish = (kind: number, count: Gp | undefined, temp: Gp) => {
+  /** Makes the ticket's next generation, low half = `kind` plus `count`, behind all stores so far. r6 = control. Changes r0 and r2. */
+  const publish = (kind: number, count?: Gp) => {
     code.mov32(r2, mem(r6, control.generation));
     code.aluImm("add", r2, 1);
     code.shift("shl", r2, 32);
-    code.movImm(temp, kind);
-    code.alu("or", r2, temp);
+    code.movImm(r0, kind);
+    code.alu("or", r2, r0);
     if (count !== undefined) code.alu("add", r2, count);
     code.xchg(mem(r6, control.ticket), r2);
   };
@@ -247,7 +247,7 @@ export function emitDriver(code: Code, { sleep, wake, write }: Waiting): DriverC
   code.bind(share);
   code.mov(mem(r6, control.step), r8);
   code.mov(mem(r6, control.pending), r4);
-  publish(ticket.open, r4, r0);
+  publish(ticket.open, r4);
   // Wake as many as there is work for, but no more than there are processors.
   code.mov32(r0, mem(r6, control.sleepers));
   code.test32(r0, r0);
@@ -361,7 +361,7 @@ export function emitDriver(code: Code, { sleep, wake, write }: Waiting): DriverC
   code.mov(mem(r7, job.reached), r0);
   code.mov32(r0, mem(r6, control.generation));
   code.mov32(mem(sp, frame.seen), r0);
-  publish(ticket.idle, undefined, r0); // from here on the job may be gone
+  publish(ticket.idle); // from here on the job may be gone
   code.aluImm32("cmp", mem(r6, control.callerAsleep), 0);
   code.jcc("e", look);
   code.movImm(r2, 1);
@@ -370,7 +370,6 @@ export function emitDriver(code: Code, { sleep, wake, write }: Waiting): DriverC
 
   code.bind(exit);
   code.leaveToC(frame.bytes);
-  code.movImm(r0, 0);
   code.ret();
 
   // ---------------------------------------------------------------------------------------------- other threads' starts
@@ -423,7 +422,6 @@ export function emitDriver(code: Code, { sleep, wake, write }: Waiting): DriverC
   code.jmp(listen);
   code.bind(end);
   code.leaveToC(0);
-  code.movImm(r0, 0);
   code.ret();
 
   // ---------------------------------------------------------------------------------------------- calls from JavaScript
@@ -460,7 +458,7 @@ export function emitDriver(code: Code, { sleep, wake, write }: Waiting): DriverC
   });
   const shutdown = fromJs(() => {
     code.mov(r6, r5);
-    publish(ticket.shutdown, undefined, r0);
+    publish(ticket.shutdown);
     code.lea(r5, mem(r6, control.generation));
     code.movImm(r2, 0x7fffffff);
     code.movImm(r7, wakeSet.all);

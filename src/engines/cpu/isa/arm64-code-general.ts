@@ -9,8 +9,8 @@ import { placeArguments } from "./c-arguments.ts";
 import { Label } from "./label.ts";
 
 /**
- * Where the registers of `gp` in code.ts lie: arguments and the number of a system call where Linux and C want them, what calls keep in registers that C
- * keeps. x16 holds addresses, x17 immediates and operands from memory, x13 to x15 values in between; x18 is the system's.
+ * Where the registers of `gp` in code.ts lie: arguments where Linux and C want them, what calls keep in registers that C keeps. r0 is x8, where Linux wants
+ * the number of a system call; what is given back comes in x0, which is r5 (see `#result`). x16 holds addresses, x17 immediates and operands from memory, x13 to x15 values in between; x18 is the system's.
  */
 const places: Readonly<Record<keyof typeof codeGp, Gp>> = {
   r5: gp.x0,
@@ -465,6 +465,7 @@ export class Arm64General {
     this.#result();
     this.asm.mov(x0, x15);
   }
+  /** r0 = what C or the system gave back. */
   #result(): void {
     this.#held = undefined;
     this.asm.mov(x8, x0);

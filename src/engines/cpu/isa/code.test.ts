@@ -512,8 +512,10 @@ describe.skipIf(!runs).for(codes)("%s", ([, create]) => {
     expect(ticks > 0n && ticks < 10_000_000_000n).toBe(true);
   });
 
-  test("atomic operations give back what was there, and branch on it", () => {
-    const results = run(create(), words([100n, 0x1_0000_0007n, 5n, 6n], 12), (asm) => {
+  test("atomic operations give back what was there, branch on it, and change no other register", () => {
+    const others = [r1, r3, r4, r6, r7, r10, r11, r12, r13, r14];
+    const results = run(create(), words([100n, 0x1_0000_0007n, 5n, 6n], 12 + others.length), (asm) => {
+      for (const [i, register] of others.entries()) asm.movImm(register, 1000 + i);
       asm.movImm(r8, 11);
       asm.lockXadd(mem(r5), r8);
       asm.mov(mem(r5, 64), r8);
@@ -538,8 +540,10 @@ describe.skipIf(!runs).for(codes)("%s", ([, create]) => {
         asm.mov(mem(r5, at), r0);
         asm.mov(mem(r5, at + 8), r2);
       }
+      for (const [i, register] of [...others, r9].entries()) asm.mov(mem(r5, 120 + 8 * i), register);
     });
     const word = (i: number) => results.getBigUint64(8 * i, true);
+    expect([...others, r9].map((_, i) => word(15 + i))).toEqual([...others.map((_, i) => BigInt(1000 + i)), 9n]);
     expect([0, 1, 2, 3].map(word)).toEqual([111n, 0x1_fffffff6n, 9n, 0xffffffffn]);
     expect([8, 9, 10].map(word)).toEqual([100n, 5n, 6n]);
     expect([11, 12, 13, 14].map(word)).toEqual([50n, 2n, 9n, 1n]);

@@ -17,7 +17,7 @@ export function emitIndex(code: Code, place: Mem, extent: number, bad: Label): v
 
 /**
  * Writes {1, index, extent, step} into the job's error block unless some task has written there.
- * `scratch` is the thread's scratch memory. Clobbers r0 to r3 and r9.
+ * `scratch` is the thread's scratch memory. Clobbers r0 to r3.
  */
 export function emitBadIndex(code: Code, scratch: Gp, place: Mem, extent: number, step: number): void {
   const taken = new Label();
