@@ -415,12 +415,15 @@ class Maker {
       const { dice } = this;
       // Sums in Winograd's form are not exact.
       const fresh = (): number[] =>
-        !this.whole && dice.chance(0.4)
-          ? [dice.int(1, 2), 16, dice.int(8, 11), dice.int(16, 18)]
+        !this.whole && dice.chance(0.6)
+          ? dice.pick([
+              [1, 16, dice.int(8, 11), dice.int(16, 18)],
+              [2, 16, 18, dice.int(18, 20)],
+            ])
           : [dice.int(1, 2), dice.pick([1, 2, 3, 4, 6, 8, 16]), dice.int(3, 17), dice.int(3, 9)];
       const fits = ({ rank, size, shape }: Tensor) =>
         (rank === 3 || rank === 4) && size < 8000 && shape[1]! <= 64 && !shape.includes(0);
-      const a = this.tiny(this.find(this.floats, fits, fresh, 0.3));
+      const a = this.tiny(this.find(this.floats, fits, fresh, 0.5));
       const [channels, ...extents] = a.tensor.shape.slice(1) as [number, ...number[]];
       const groups = dice.pick([1, 1, 1, 2, 3, channels].filter((count) => channels % count === 0));
       const separable = !this.whole && channels % 16 === 0 && dice.chance(0.7);
@@ -430,7 +433,10 @@ class Maker {
       const shape = transposed
         ? [channels, outs / (separable ? 1 : groups)]
         : [outs, channels / (separable ? 1 : groups)];
-      const w = this.tiny(this.leaf(a.tensor.dtype, [...shape, ...kernel]));
+      // That form is taken with constants, as they are, from 128 positions on, with other weights from 512 on.
+      const isConstant = separable && dice.chance(0.5);
+      const weight = this.leaf(a.tensor.dtype, [...shape, ...kernel], isConstant ? "constant" : undefined);
+      const w = isConstant ? weight : this.tiny(weight);
       const b = dice.chance(0.4) ? this.tiny(this.leaf(a.tensor.dtype, [outs])) : undefined;
       const options = {
         strides: extents.map(() => (separable ? 1 : dice.pick([1, 1, 2, 3]))),
