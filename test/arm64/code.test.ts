@@ -3,9 +3,8 @@
 import { beforeEach, describe, expect, test } from "vitest";
 import { float16Bits, float16Value } from "../../src/core/float16.ts";
 import { Arm64, gp, indexed, Label, mem, post, pre, w } from "../../src/engines/cpu/isa/arm64.ts";
-import { openSystem } from "../../src/engines/os/index.ts";
+import { countTogether, system } from "../../src/engines/cpu/isa/code.harness.ts";
 
-const system = await openSystem();
 const { x0, x1, x2, x3, x4, x5, x6, x7, x8, x19, x20, x29, x30, xzr, sp } = gp;
 
 type Memory = ReturnType<typeof system.allocate>;
@@ -219,13 +218,7 @@ describe("arm64 code", () => {
       asm.aluImm("subs", x1, x1, 1);
       asm.bIf("ne", loop);
       asm.ret();
-      using code = system.code(asm.finish());
-      using memory = system.allocate(8);
-      const started = Array.from({ length: threads }, (_, i) =>
-        system.thread(code.address, memory.address, { name: `t${i}` }),
-      );
-      for (const thread of started) thread.join();
-      expect(new DataView(memory.bytes.slice().buffer).getBigUint64(0, true), name).toBe(BigInt(3 * threads * rounds));
+      expect(countTogether(asm.finish(), threads), name).toBe(BigInt(3 * threads * rounds));
     }
   });
 

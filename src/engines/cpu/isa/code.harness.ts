@@ -39,5 +39,16 @@ export function run(
   return new DataView(memory.bytes.slice().buffer);
 }
 
+/** What 16 bytes of zeros begin with, as a number, once so many threads have run code on them side by side; its argument is their address. */
+export function countTogether(code: Uint8Array, threads: number): bigint {
+  using native = system.code(code);
+  using memory = system.allocate(16);
+  const started = Array.from({ length: threads }, (_, i) =>
+    system.thread(native.address, memory.address, { name: `t${i}` }),
+  );
+  for (const thread of started) thread.join();
+  return new DataView(memory.bytes.slice().buffer).getBigUint64(0, true);
+}
+
 export const numbered = (bytes: number) => Uint8Array.from({ length: bytes }, (_, i) => (i * 37 + 11) & 255);
 export const bytesOf = (view: DataView, at: number, count: number) => [...new Uint8Array(view.buffer, at, count)];

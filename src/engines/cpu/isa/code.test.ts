@@ -3,7 +3,7 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { type Arithmetic, type Code, type Cond, type Gp, gp, Label, type Mem, mem } from "../code.ts";
-import { bytesOf, codes, numbered, run, runs, system } from "./code.harness.ts";
+import { bytesOf, codes, countTogether, numbered, run, runs, system } from "./code.harness.ts";
 
 const { r0, r1, r2, r3, r4, r5, r6, r7, r8, r9, r10, r11, r12, r13, r14, sp } = gp;
 
@@ -589,13 +589,7 @@ describe.skipIf(!runs).for(codes)("%s", ([, create]) => {
       asm.jcc("ne", loop);
       asm.leaveToC(0);
       asm.ret();
-      using native = system.code(asm.finish());
-      using memory = system.allocate(16);
-      const started = Array.from({ length: threads }, (_, i) =>
-        system.thread(native.address, memory.address, { name: `t${i}` }),
-      );
-      for (const thread of started) thread.join();
-      expect(new DataView(memory.bytes.slice().buffer).getBigUint64(0, true)).toBe(BigInt(3 * threads * rounds));
+      expect(countTogether(asm.finish(), threads)).toBe(BigInt(3 * threads * rounds));
     }
   });
 });
