@@ -37,6 +37,12 @@ describe("cpuFeatures", () => {
   });
 });
 
+test("the processor is asked once", async ({ skip }) => {
+  skip(!["x64", "arm64"].includes(process.arch), "no code is generated here");
+  const system = await openSystem();
+  expect(cpuFeatures(system)).toBe(cpuFeatures(system));
+});
+
 test("the processor's features are known on arm64", async ({ skip }) => {
   skip(process.arch !== "arm64", "arm64 only");
   const { name, flags } = cpuFeatures(await openSystem());

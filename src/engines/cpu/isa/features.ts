@@ -28,10 +28,17 @@ const needs = {
 /** Names for people. */
 export const isaNames = { avx512: "AVX-512", avx2: "AVX2", neon: "NEON" } as const satisfies Record<Isa, string>;
 
-/** Asks the processor, or the system about it. @throws {UnsupportedError} on another architecture than x86-64 and arm64. */
+const known = new WeakMap<System, CpuFeatures>();
+
+/** Asks the processor, or the system about it, once. @throws {UnsupportedError} on another architecture than x86-64 and arm64. */
 export function cpuFeatures(system: System): CpuFeatures {
   const arch = supportedArch();
-  return arch === "x64" ? askCpuid(system) : { arch, ...system.armProcessor() };
+  let features = known.get(system);
+  if (features === undefined) {
+    features = arch === "x64" ? askCpuid(system) : { arch, ...system.armProcessor() };
+    known.set(system, features);
+  }
+  return features;
 }
 
 /** This process's architecture. @throws {UnsupportedError} on another one than x86-64 and arm64. */
