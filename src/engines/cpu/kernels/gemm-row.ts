@@ -5,7 +5,7 @@
 import { type Code, gp, mem, type Part, type Storage, storageBytes, type Vec } from "../code.ts";
 import { emitDigits } from "./gemm-kernel.ts";
 import { addImm, countDown, inSteps, multiply, unrolled } from "./integers.ts";
-import { emitPack } from "./pack.ts";
+import { emitPack, packRegisters } from "./pack.ts";
 import type { Isa } from "./step.ts";
 
 /** All that the code depends on: result[r][j] = Σ x[r][k] · w[j][k], for `rows` r and `columns` j. */
@@ -38,7 +38,7 @@ export interface RowOperand {
   readonly batch: readonly number[];
 }
 
-const { r0, r1, r2, r3, r4, r5, r6, r7, r9, r10, r11, r12, r13 } = gp;
+const { r0, r1, r2, r3, r4, r5, r6, r9, r10, r11, r12, r13 } = gp;
 /** Masks of the last columns and of the last k. */
 const tailMask = 1;
 const kMask = 2;
@@ -64,13 +64,14 @@ function rowStrides({ k, chunk }: RowKernel): { x: number; sums: number } {
   return { x: Math.ceil(k / 16) * 64, sums: Math.ceil(chunk / 16) * 64 + 64 };
 }
 
-export function rowScratch(kernel: RowKernel): { sums: number; x: number; bytes: number } {
+/** Offset of the copied x in a thread's scratch memory, behind the sums, and the size of both, in bytes. */
+export function rowScratch(kernel: RowKernel): { x: number; bytes: number } {
   const strides = rowStrides(kernel);
-  const sums = strides.sums * kernel.rows;
-  return { sums: 0, x: sums, bytes: sums + (xInPlace(kernel) ? 0 : strides.x * kernel.rows) };
+  const x = strides.sums * kernel.rows;
+  return { x, bytes: x + (xInPlace(kernel) ? 0 : strides.x * kernel.rows) };
 }
 
-/** Registers: r2 = scratch, r10 = columns, r11 = x, r12 = w, r13 = C. */
+/** Registers: r2 = scratch, which begins with the sums, r10 = columns, r11 = x, r12 = w, r13 = C. */
 export function emitRows(code: Code, kernel: RowKernel): void {
   const { k, rows, columns, chunk, batch, x, w, c } = kernel;
   const chunks = Math.ceil(columns / chunk);
@@ -110,9 +111,9 @@ export function emitRows(code: Code, kernel: RowKernel): void {
   let [xRow, xK] = [x.along, x.overK];
   if (!xInPlace(kernel)) {
     [xRow, xK] = [rowStrides(kernel).x, 4];
-    code.mov(r6, r11);
-    code.lea(r7, mem(r2, layout.x));
-    code.movImm(r1, k);
+    code.mov(packRegisters.source, r11);
+    code.lea(packRegisters.destination, mem(r2, layout.x));
+    code.movImm(packRegisters.count, k);
     const { storage, along, overK } = x;
     emitPack(code, { storage, along, overK, width: rows, layout: "byRow", stride: xRow, kTail: k % code.lanes });
     code.lea(r11, mem(r2, layout.x));
@@ -138,14 +139,13 @@ function emitSums(code: Code, kernel: RowKernel, xRow: number, xK: number): void
   const { lanes, vectorBytes: length } = code;
   const { k, rows, w } = kernel;
   const strides = rowStrides(kernel);
-  const sums = rowScratch(kernel).sums;
   const most = [8, 4, 2, 1].find((steps) => steps * rows + rows + 2 <= code.registers)!;
   const factor = (step: number, row: number): Vec => rows + step * rows + row;
   const block = (steps: number) => {
     for (let s = 0; s < steps; s++)
       for (let r = 0; r < rows; r++) code.repeatFloat(factor(s, r), mem(r11, s * xK + r * xRow), "fp32");
     code.mov(r4, r12);
-    code.lea(r5, mem(r2, sums));
+    code.mov(r5, r2);
     const temp = rows + steps * rows;
     overColumns(code, kernel, (part) => {
       for (let r = 0; r < rows; r++) code.vload(length, r, mem(r5, r * strides.sums));
@@ -162,7 +162,7 @@ function emitSums(code: Code, kernel: RowKernel, xRow: number, xK: number): void
     addImm(code, r11, steps * xK, r0);
   };
   code.vzero(0);
-  code.lea(r5, mem(r2, sums));
+  code.mov(r5, r2);
   overColumns(code, kernel, () => {
     for (let r = 0; r < rows; r++) code.vstore(length, mem(r5, r * strides.sums), 0);
     code.aluImm("add", r5, length);
@@ -223,7 +223,7 @@ function emitDots(code: Code, kernel: RowKernel, xRow: number): void {
     addImm(code, r12, count * w.along, r0);
     code.aluImm("add", r5, count * 4);
   };
-  code.lea(r5, mem(r2, rowScratch(kernel).sums));
+  code.mov(r5, r2);
   code.mov(r1, r10);
   unrolled(code, r1, most, group);
 }
@@ -233,7 +233,7 @@ function emitResult(code: Code, kernel: RowKernel): void {
   const { lanes, vectorBytes: length } = code;
   const { rows, c } = kernel;
   const strides = rowStrides(kernel);
-  code.lea(r5, mem(r2, rowScratch(kernel).sums));
+  code.mov(r5, r2);
   overColumns(code, kernel, (part) => {
     for (let r = 0; r < rows; r++) {
       code.vload(length, 0, mem(r5, r * strides.sums));
