@@ -17,19 +17,14 @@ import { type KernelArray, operandsByName } from "../../ops/define.ts";
 import type { Binding, Buffer, Engine, Executable, ExecutableReport, LoadOptions, StepReport } from "../engine.ts";
 import {
   availableCores,
+  findAccelerate,
   type NativeCode,
   type NativeMemory,
   openSystem,
   reclaimViews,
   type System,
 } from "../os/index.ts";
-import {
-  type AccelerateEnvironment,
-  type AccelerateOptions,
-  type AccelerateState,
-  decideAccelerate,
-  type Host,
-} from "./accelerate.ts";
+import type { AccelerateEnvironment, AccelerateOptions, AccelerateState, Host } from "./accelerate.ts";
 import { vectorLengths } from "./code.ts";
 import { dispatchCode } from "./dispatch.ts";
 import { Job, type Outcome, type Step } from "./driver/job.ts";
@@ -573,13 +568,22 @@ async function findHost(environment: CpuEnvironment): Promise<Host & { readonly 
   return { system, processor: features.name, isa, threads: availableCores(environment.ANEKIT_THREADS) };
 }
 
+/** A library's matrix product, where one is used. What decides that, and checks what was kept of it, is loaded only where there is a library. */
+async function findSgemm(
+  host: Host & { readonly system: System },
+  environment: CpuEnvironment,
+): Promise<Sgemm | undefined> {
+  if ("reason" in findAccelerate(host.system, environment.ANEKIT_ACCELERATE)) return undefined;
+  const { decideAccelerate } = await import("./accelerate.ts");
+  return (await decideAccelerate(host.system, host, environment)).sgemm;
+}
+
 /** Opens the engine. @throws {EngineError | UnsupportedError} that says why native code cannot be generated or run here. */
 export async function createCpu(reason: string, environment: CpuEnvironment = {}): Promise<Engine> {
   const host = await findHost(environment);
   const { system, isa, threads } = host;
   const [strict, tight] = [isSet(environment, "ANEKIT_STRICT"), isSet(environment, "ANEKIT_GUARD")];
-  // Strict results are this engine's own.
-  const { sgemm } = strict ? { sgemm: undefined } : await decideAccelerate(system, host, environment);
+  const sgemm = strict ? undefined : await findSgemm(host, environment); // strict results are this engine's own
   return new CpuEngine(system, isa, threads, { reason, strict, tight, sgemm });
 }
 
@@ -590,6 +594,7 @@ export async function examineAccelerate(
 ): Promise<AccelerateState> {
   try {
     const host = await findHost(environment);
+    const { decideAccelerate } = await import("./accelerate.ts");
     const { state } = await decideAccelerate(host.system, host, environment, options);
     const strict = isSet(environment, "ANEKIT_STRICT");
     return strict && state.used ? { ...state, used: false, reason: "not with ANEKIT_STRICT=1" } : state;
