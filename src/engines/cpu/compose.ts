@@ -14,7 +14,7 @@ import {
   type PhaseArgument,
 } from "./kernels/chain.ts";
 import { type GemmPlan, type GemmSpec, type Storage as MatrixType, planGemm, type Sum } from "./kernels/gemm.ts";
-import type { Bound } from "./kernels/gemm-kernel.ts";
+import type { Bound } from "./kernels/gemm-layout.ts";
 import { emitLoop, loopScratch } from "./kernels/loop.ts";
 import { type NestSpec, nestKey } from "./kernels/nest.ts";
 import type { Isa, StepPlan } from "./kernels/step.ts";

@@ -2,7 +2,7 @@
 
 import { bitsFloat, type Node } from "./expression.ts";
 import { strip } from "./kernels/evaluate.ts";
-import type { Bound } from "./kernels/gemm-kernel.ts";
+import type { Bound } from "./kernels/gemm-layout.ts";
 
 /** A stored value as sums of operands, by their numbers, and then bounds in this order. */
 export interface Finish {

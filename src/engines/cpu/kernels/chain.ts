@@ -2,8 +2,7 @@
 // scratch memory, and is in cache either way.
 
 import { type Code, gp, Label, type Mem, mem } from "../code.ts";
-import { emitDigits } from "./gemm-kernel.ts";
-import { addImm, multiply } from "./integers.ts";
+import { addImm, emitDigits, multiply } from "./integers.ts";
 import type { StepPlan } from "./step.ts";
 
 /** What a phase's kernel gets: bytes behind one of the step's arguments, moved on to the task's batch element, or behind the start of scratch memory. */

@@ -3,8 +3,7 @@
 // a few k at a time are added to a result kept in the first-level cache. Either way the order of sums depends on k only.
 
 import { type Code, gp, mem, type Part, type Storage, storageBytes, type Vec } from "../code.ts";
-import { emitDigits } from "./gemm-kernel.ts";
-import { addImm, countDown, inSteps, multiply, unrolled } from "./integers.ts";
+import { addImm, countDown, emitDigits, inSteps, multiply, unrolled } from "./integers.ts";
 import { emitPack, packRegisters } from "./pack.ts";
 import type { Isa } from "./step.ts";
 

@@ -8,7 +8,7 @@ import { bitsFloat, floatBits } from "../expression.ts";
 import { isasOf, runs } from "./copy.harness.ts";
 import { type GemmOperand, type GemmSpec, type Matrix, planGemm, type Storage } from "./gemm.ts";
 import { Harness } from "./gemm-harness.ts";
-import type { Bound } from "./gemm-kernel.ts";
+import type { Bound } from "./gemm-layout.ts";
 import type { Isa } from "./step.ts";
 
 const system = await openSystem();

@@ -2,21 +2,18 @@
 
 import { invariant } from "../../../core/errors.ts";
 import { type Storage, storageBytes } from "../code.ts";
+import { emitGemm, emitPackStep, type PackKernel, packTasks } from "./gemm-kernel.ts";
 import {
   type Bound,
   blocksOf,
-  emitGemm,
-  emitPackStep,
   type GemmKernel,
   gemmScratch,
   gemmTasks,
   type PackedLayout,
-  type PackKernel,
   type Panels,
-  packTasks,
   type Result,
   type Side,
-} from "./gemm-kernel.ts";
+} from "./gemm-layout.ts";
 import { emitRows, mostRows, type RowKernel, rowScratch, rowTasks } from "./gemm-row.ts";
 import { callFlops, planSgemm, type Sgemm } from "./sgemm.ts";
 import type { Isa, StepPlan } from "./step.ts";

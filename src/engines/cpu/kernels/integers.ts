@@ -1,7 +1,7 @@
 // Integer arithmetic of kernels on numbers of any size, and loops that count.
 
 import { invariant } from "../../../core/errors.ts";
-import { type Code, type Gp, Label, type Mem } from "../code.ts";
+import { type Code, type Gp, gp, Label, type Mem } from "../code.ts";
 
 /** True for what instructions take as an immediate. */
 export const fits32 = (value: number): boolean => value === (value | 0);
@@ -71,4 +71,22 @@ export function product(code: Code, dst: Gp, src: Gp, value: number): void {
   invariant(dst !== src, () => `a product with ${value} in one register`);
   code.movImm(dst, value);
   code.imul(dst, src);
+}
+
+/** Splits the number in `value` by sizes, the last fastest, and gives each digit in r2 to `use`; clobbers r0, r1, r2. */
+export function emitDigits(
+  code: Code,
+  value: number,
+  sizes: readonly number[],
+  use: (digit: number, i: number) => void,
+) {
+  for (let i = sizes.length - 1; i >= 0; i--) {
+    if (sizes[i] === 1) continue;
+    if (i === 0 || sizes.slice(0, i).every((size) => size === 1)) {
+      use(value, i);
+      return;
+    }
+    code.divide(value, sizes[i]!);
+    use(gp.r2, i);
+  }
 }

@@ -3,8 +3,7 @@
 import type { Address } from "../../os/index.ts";
 import { type CArgument, type Code, entry, gp, mem } from "../code.ts";
 import type { GemmArgument, GemmSpec, Matrix } from "./gemm.ts";
-import { emitDigits } from "./gemm-kernel.ts";
-import { multiply } from "./integers.ts";
+import { emitDigits, multiply } from "./integers.ts";
 import type { StepPlan } from "./step.ts";
 
 /** Kinds of products that are measured apart: one of a few rows or columns reads memory, those of a batch run side by side. */
