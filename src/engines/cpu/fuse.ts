@@ -124,6 +124,18 @@ function usesOf(graph: Graph): Map<GraphArray, GraphArray[]> {
   return uses;
 }
 
+/** Extents of a column reduction's result, before and behind those that it reduces. */
+function resultDims({ members, dims }: Group): readonly [outer: number[], inner: number[]] {
+  const { x, axes } = members[0]!.source as SourceOf<"reduce">;
+  const size = sizeOf(x.shape.slice(0, Math.min(...axes)));
+  const lanes = sizeOf(x.shape.slice(Math.max(...axes) + 1));
+  let outer = 0;
+  for (let product = 1; product < size; ) product *= dims[outer++]!;
+  let inner = dims.length;
+  for (let product = 1; product < lanes; ) product *= dims[--inner]!;
+  return [dims.slice(0, outer), dims.slice(inner)];
+}
+
 /** Operations of a map's expression, those counted several times that take as long. */
 function operationsOf({ source }: GraphArray): number {
   if (source.kind !== "map") return 0;
@@ -179,6 +191,7 @@ class Fuser {
     }
     this.#mergeNeighbours();
     this.#mergeColumns();
+    this.#joinColumns();
     return this.#finish();
   }
 
@@ -495,6 +508,39 @@ class Fuser {
     }
   }
 
+  /** Maps of the results of column reductions alone, and of what is there before them, become a part of what stores these. */
+  #joinColumns(): void {
+    for (const group of this.#groups) {
+      if (group.kind !== "loop" || group.columns > 0 || group.members.length === 0) continue;
+      const operands = group.members.flatMap((member) => operandsOf(member).map((operand) => ({ operand, member })));
+      const groups = new Set(operands.map(({ operand }) => this.#groupOf.get(rootOf(operand))));
+      const columns = [...groups].find((each) => each?.kind === "columns");
+      if (columns === undefined) continue;
+      const [outer, inner] = resultDims(columns);
+      const dims =
+        sizeOf(group.dims) === sizeOf([...outer, ...inner]) ? refine([...outer, ...inner], group.dims) : undefined;
+      if (dims === undefined || dims.slice(-inner.length).join() !== inner.join()) continue;
+      const first = Math.min(...columns.members.map(({ id }) => id));
+      const fits = operands.every(({ operand, member }) => {
+        const root = rootOf(operand);
+        const maker = this.#groupOf.get(root);
+        if (maker === columns) return this.#relation(expand(operand, member), dims, 0) === "same";
+        return maker === group || maker === undefined || root.id < first;
+      });
+      const touched = new Set([
+        ...operands.map(({ operand }) => rootOf(operand)),
+        ...group.members,
+        ...columns.members,
+      ]);
+      if (!fits || touched.size > operandLimit) continue;
+      const reduced = columns.dims.slice(outer.length, columns.dims.length - inner.length);
+      columns.dims = [...dims.slice(0, dims.length - inner.length), ...reduced, ...inner];
+      const reductions = columns.members;
+      this.#unite(columns, group);
+      columns.members = [...reductions, ...columns.members.filter((member) => !reductions.includes(member))];
+    }
+  }
+
   /** Joins column reductions of the same extents that read an array in common and do not wait for one another: it is read once. */
   #mergeColumns(): void {
     const readers = new Map<GraphArray, Group[]>();
@@ -539,8 +585,7 @@ class Fuser {
       }
     };
     for (const group of groups) for (const member of group.members) read(member, group);
-    for (const group of groups)
-      if (group.kind === "single" || group.kind === "columns") for (const member of group.members) stored.add(member);
+    for (const group of groups) if (group.kind === "single") for (const member of group.members) stored.add(member);
     return { groups: this.#order(groups), groupOf: this.#groupOf, stored };
   }
 

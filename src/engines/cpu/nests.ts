@@ -74,12 +74,13 @@ export class Nests {
 
     /** Strides over the nest of an array that is seen over `shape`. */
     const over = (shape: readonly number[], strides: readonly number[]): number[] => {
+      if (group.kind === "columns" && sizeOf(shape) < sizeOf(dims)) return overColumns(shape, strides);
       const target = sizeOf(shape) === sizeOf(dims) ? dims : rows;
       const found = reshapeStrides(shape, strides, target);
       invariant(found !== undefined, () => `strides ${strides} over ${shape} do not fit the nest ${dims}`);
       return [...found, ...dims.slice(target.length).map(() => 0)];
     };
-    /** The same of a column reduction's result: strides of 0 where it reduces. */
+    /** The same of what has the extents of a column reduction's result: strides of 0 where it reduces. */
     const overColumns = (shape: readonly number[], strides: readonly number[]): number[] => {
       const [first, last] = bordersOf(group, dims) as [number, number];
       const found = reshapeStrides(shape, strides, [...dims.slice(0, first), ...dims.slice(last)]);
@@ -138,7 +139,7 @@ export class Nests {
       .map((member) => {
         const { strides } = this.#layout.place(member);
         const shape = member.shape;
-        const nestStrides = group.kind === "columns" ? overColumns(shape, strides) : over(shape, strides);
+        const nestStrides = over(shape, strides);
         const { index } = touch({ root: member, offset: 0, strides }, member.dtype, nestStrides);
         // A store to fp16 rounds by itself.
         const value = lanes.get(member)!;
