@@ -1,11 +1,9 @@
 // `anekit run`: a MIL program and its weight files, fed from .npy files, its results shown or written.
 
-import { mkdirSync } from "node:fs";
 import { basename, join } from "node:path";
 import { type Command, InvalidArgumentError } from "commander";
-import { ConfigError, FileError, formatAval } from "../core/errors.ts";
-import { fileError } from "../data/bytes.ts";
-import { encodeNpy, writeFileAtomic } from "../data/index.ts";
+import { ConfigError, formatAval } from "../core/errors.ts";
+import { encodeNpy, makeFolder, writeFileAtomic } from "../data/index.ts";
 import type { NDArray } from "../engines/array.ts";
 import { parseEngine } from "../engines/open.ts";
 import { runProgram } from "../engines/run-program.ts";
@@ -107,15 +105,6 @@ function readFeeds(file: string, program: Program, { input = new Map(), random }
     feeds.set(name, feed);
   }
   return feeds;
-}
-
-function makeFolder(path: string): void {
-  try {
-    mkdirSync(path, { recursive: true });
-  } catch (error) {
-    const isFile = error instanceof Error && "code" in error && error.code === "EEXIST";
-    throw isFile ? new FileError(path, "is a file, not a folder") : fileError(path, error);
-  }
 }
 
 /** Writes every result; returns the files' paths by name. */

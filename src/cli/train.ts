@@ -1,13 +1,12 @@
 // `anekit train`: trains a GPT on text files or a classifier on images, resumably.
 
 import { existsSync } from "node:fs";
-import { appendFile, mkdir, readFile } from "node:fs/promises";
+import { appendFile, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { type Command, InvalidArgumentError, Option } from "commander";
 import * as v from "valibot";
 import { ConfigError } from "../core/errors.ts";
-import { fileError } from "../data/bytes.ts";
-import { removeStaleTemporaries, writeFileAtomic } from "../data/files.ts";
+import { makeFolder, removeStaleTemporaries, writeFileAtomic } from "../data/files.ts";
 import { parseEngine } from "../engines/open.ts";
 import { classifierPresets, presets } from "../models/presets.ts";
 import { listCheckpoints } from "../train/checkpoint.ts";
@@ -168,9 +167,7 @@ async function run(flags: TrainFlags, command: Command, signal: AbortSignal): Pr
 
   const hasCheckpoint = (await listCheckpoints(out)).length > 0;
   if (flags.resume && !hasCheckpoint) note(`no checkpoint in ${out} yet: starting from the beginning`);
-  await mkdir(out, { recursive: true }).catch((cause: unknown) => {
-    throw fileError(out, cause);
-  });
+  makeFolder(out);
   await removeStaleTemporaries(out);
   await writeFileAtomic(join(out, settingsFile), `${JSON.stringify(plan.settings, undefined, 2)}\n`);
 

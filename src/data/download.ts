@@ -2,12 +2,12 @@
 
 import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
-import { mkdir, open, readdir, rename, rm, stat } from "node:fs/promises";
+import { open, readdir, rename, rm, stat } from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { AbortedError, AnekitError, ConfigError, FileError, messageOf } from "../core/errors.ts";
 import { fileError, quote } from "./bytes.ts";
-import { writeFolderAtomic } from "./files.ts";
+import { makeFolder, writeFolderAtomic } from "./files.ts";
 import { dataFolder, holdsSet, type KnownSet, type PublishedFile } from "./sets.ts";
 import { unpackTarGz } from "./tar.ts";
 
@@ -200,9 +200,7 @@ export async function downloadSet(set: KnownSet, options: SetDownloadOptions = {
   // What is unpacked takes the set's place at once; until then the archive stands beside it.
   if (members !== undefined) await requireOwn(folder, members);
   const place = members === undefined ? folder : dirname(resolve(folder));
-  await mkdir(place, { recursive: true }).catch((cause: unknown) => {
-    throw fileError(place, cause);
-  });
+  makeFolder(place);
   for (const file of set.published) {
     const path = join(place, file.name);
     const isThere = await stat(path).then(

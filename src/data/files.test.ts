@@ -6,7 +6,14 @@ import { basename, dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { FileError } from "../core/errors.ts";
-import { isInside, removeStaleTemporaries, temporaryPrefix, writeFileAtomic, writeFolderAtomic } from "./files.ts";
+import {
+  isInside,
+  makeFolder,
+  removeStaleTemporaries,
+  temporaryPrefix,
+  writeFileAtomic,
+  writeFolderAtomic,
+} from "./files.ts";
 
 const deadPid = 2 ** 30; // above Linux's and macOS's highest process id
 const random = "0123456789abcdef";
@@ -133,6 +140,27 @@ describe("writeFileAtomic", () => {
       expect(x!.equals(y!)).toBe(true);
     }
   }, 60_000);
+});
+
+describe("makeFolder", () => {
+  it("makes the folders that are missing, where there are any", async () => {
+    const deep = join(folder, "a", "b", "c");
+    for (let time = 0; time < 2; time++) makeFolder(deep);
+    expect((await stat(deep)).isDirectory()).toBe(true);
+  });
+
+  it("refuses to go through a file, and a link to nothing", async () => {
+    await writeFile(join(folder, "file"), "");
+    await symlink(join(folder, "nothing"), join(folder, "link"));
+    expect(() => makeFolder(join(folder, "file"))).toThrow("file: is a file, not a folder");
+    expect(() => makeFolder(join(folder, "file", "a", "b"))).toThrow("a part of the path is not a folder");
+    expect(() => makeFolder(join(folder, "link"))).toThrow(FileError);
+  });
+
+  it.runIf(process.platform === "linux")("ends where a folder takes none", () => {
+    const path = join("/proc", "anekit", "set");
+    expect(() => makeFolder(path)).toThrow("/proc/anekit: no folder can be made in /proc");
+  });
 });
 
 describe("writeFolderAtomic", () => {

@@ -1,7 +1,7 @@
 // Files and folders written so that a crash leaves the old or the new version, never a part; and a guard for paths found in files.
 
 import { randomBytes } from "node:crypto";
-import { lstatSync, realpathSync } from "node:fs";
+import { lstatSync, mkdirSync, realpathSync, statSync } from "node:fs";
 import { chmod, lstat, mkdir, open, readdir, realpath, rename, rm, stat } from "node:fs/promises";
 import { basename, dirname, join, posix, resolve, sep, win32 } from "node:path";
 import { FileError } from "../core/errors.ts";
@@ -77,6 +77,27 @@ export async function writeFolderAtomic(
   }
   await attempt(path, syncPath(parent));
   await rm(aside, { force: true, recursive: true }).catch(() => undefined); // what stays is stale and found later
+}
+
+/**
+ * Makes a folder and those above it that are missing, one after another: Node's own recursive call never ends on Linux where a folder above it takes none,
+ * such as /proc.
+ * @throws FileError if a file stands there, or no folder can be made.
+ */
+export function makeFolder(path: string): void {
+  const folder = resolve(path);
+  const parent = dirname(folder);
+  const isThere = () => statSync(folder, { throwIfNoEntry: false })?.isDirectory() === true;
+  try {
+    if (isThere()) return;
+    if (parent !== folder) makeFolder(parent);
+    mkdirSync(folder);
+  } catch (error) {
+    if (error instanceof FileError) throw error;
+    if (hasCode(error, "ENOENT")) throw new FileError(path, `no folder can be made in ${parent}`, { cause: error });
+    if (!hasCode(error, "EEXIST")) throw fileError(path, error);
+    if (!isThere()) throw new FileError(path, "is a file, not a folder"); // else another process was faster
+  }
 }
 
 /**

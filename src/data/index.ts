@@ -4,6 +4,7 @@ export { loadTextFile, loadTextFiles, splitTokens, TokenDataset, type TokenWindo
 export { type Digits, syntheticDigits } from "./digits.ts";
 export {
   isInside,
+  makeFolder,
   removeStaleTemporaries,
   temporaryPrefix,
   writeFileAtomic,

@@ -1,13 +1,12 @@
 // Checkpoints: one folder a step with the state as safetensors and everything else as JSON, written aside and renamed into place.
 
-import { mkdir, readdir, readFile, rm } from "node:fs/promises";
+import { readdir, readFile, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { crc32 } from "node:zlib";
 import * as v from "valibot";
 import { CheckpointError, formatAval, formatShape } from "../core/errors.ts";
 import { sameShape } from "../core/shape.ts";
-import { fileError } from "../data/bytes.ts";
-import { writeFileAtomic, writeFolderAtomic } from "../data/files.ts";
+import { makeFolder, writeFileAtomic, writeFolderAtomic } from "../data/files.ts";
 import { encodeSafetensors, openSafetensors, type SafetensorsInput } from "../data/safetensors.ts";
 import type { StateStore } from "../engines/state.ts";
 import { cnnConfigSchema } from "../models/cnn.ts";
@@ -101,9 +100,7 @@ export async function saveCheckpoint(
   const content = { ...meta, checksums };
   const sealed: CheckpointMeta = { ...content, checksum: textChecksum(content) };
   const folder = checkpointFolder(run, meta.progress.step);
-  await mkdir(run, { recursive: true }).catch((cause: unknown) => {
-    throw fileError(run, cause);
-  });
+  makeFolder(run);
   await writeFolderAtomic(folder, async (temporary) => {
     await writeFileAtomic(join(temporary, stateFile), encodeSafetensors(tensors, { format: "anekit" }));
     await writeFileAtomic(join(temporary, metaFile), `${JSON.stringify(sealed, undefined, 2)}\n`);
