@@ -228,12 +228,13 @@ describe("downloadSet", () => {
     148,
   );
   const archive = gzipSync(Buffer.concat([header, member, Buffer.alloc(502 + 1024)]));
-  const set = (url: string, members: KnownSet["members"] = new Map([["dir/data.bin", member.length]])): KnownSet => ({
+  const all: KnownSet["members"] = new Map([["dir/data.bin", member.length]]);
+  const set = (url: string, members: KnownSet["members"] | null = all): KnownSet => ({
     name: "tiny",
     summary: "for tests",
     url,
     published: [{ name: "tiny.tar.gz", bytes: archive.length, md5: md5(archive) }],
-    ...(members !== undefined && { members }),
+    ...(members !== null && { members }),
     files: [["data.bin"]],
     folders: [],
     augmentation: {},
@@ -276,6 +277,48 @@ describe("downloadSet", () => {
     await downloadSet(set(base(url)), { ...fast, folder });
     expect(readdirSync(folder)).toEqual(["data.bin"]);
     expect(readdirSync(parent).sort()).toEqual(["papers", "tiny.tar.gz"]);
+  });
+
+  it("refuses what is there but is not what was published, and leaves it", async () => {
+    const { url, ranges } = await serve((_request, response) => response.end(archive));
+    const parent = join(root, String(count++));
+    const folder = join(parent, "tiny");
+    const beside = join(parent, "tiny.tar.gz");
+    const other = Buffer.from(archive);
+    other[20]! ^= 1;
+    mkdirSync(folder, { recursive: true });
+    for (const [path, bytes, message] of [
+      [beside, other, `the MD5 checksum ${md5(other)}, not ${md5(archive)}`],
+      [beside, archive.subarray(1), `it has ${archive.length - 1} bytes, not ${archive.length}`],
+      [join(folder, "data.bin"), Buffer.from("hello"), `data.bin: is not what was published: it has 5 bytes, not 10`],
+    ] as const) {
+      writeFileSync(path, bytes);
+      const loading = downloadSet(set(base(url)), { ...fast, folder });
+      await expect(loading).rejects.toThrow(FileError);
+      await expect(loading).rejects.toThrow(message);
+      expect(readFileSync(path).equals(bytes)).toBe(true);
+      rmSync(path);
+    }
+    expect(ranges).toEqual([]);
+  });
+
+  it("downloads of a set without archive what is not there, in whatever form", async () => {
+    const { url, ranges } = await serve((_request, response) => response.end(content));
+    const folder = join(root, String(count++));
+    const names = ["a.gz", "b.gz", "c.gz"];
+    const plain: KnownSet = {
+      ...set(base(url), null),
+      published: names.map((name) => ({ ...file, name })),
+      files: names.map((name) => [name, name.slice(0, 1)]),
+    };
+    mkdirSync(folder);
+    writeFileSync(join(folder, "a.gz"), content);
+    writeFileSync(join(folder, "b"), "unpacked");
+    for (let time = 0; time < 2; time++) await downloadSet(plain, { ...fast, folder });
+    expect(readdirSync(folder)).toEqual(["a.gz", "b", "c.gz"]);
+    expect(ranges).toHaveLength(1);
+    writeFileSync(join(folder, "c.gz"), Buffer.from(content).reverse());
+    await expect(downloadSet(plain, { ...fast, folder })).rejects.toThrow("c.gz: is not what was published");
   });
 
   it("leaves no folder where the archive lacks a member", async () => {

@@ -1,14 +1,14 @@
 // Downloading a file of known size and checksum over HTTP: what came before is gone on with, what comes is checked, nothing half is left in place.
 
 import { createHash } from "node:crypto";
-import { createReadStream } from "node:fs";
+import { createReadStream, existsSync } from "node:fs";
 import { open, readdir, rename, rm, stat } from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { AbortedError, AnekitError, ConfigError, FileError, messageOf } from "../core/errors.ts";
 import { fileError, quote } from "./bytes.ts";
 import { makeFolder, writeFolderAtomic } from "./files.ts";
-import { dataFolder, holdsSet, type KnownSet, type PublishedFile } from "./sets.ts";
+import { dataFolder, type KnownSet, type PublishedFile } from "./sets.ts";
 import { unpackTarGz } from "./tar.ts";
 
 /** Told as bytes arrive; `done` counts what an earlier attempt left. */
@@ -171,13 +171,47 @@ async function checkSum(
   isFresh: boolean,
   signal: AbortSignal | undefined,
 ): Promise<void> {
-  const hash = createHash("md5");
-  for await (const chunk of createReadStream(part, { signal })) hash.update(chunk as Uint8Array);
-  const sum = hash.digest("hex");
+  const sum = await md5Of(part, signal);
   if (sum === md5) return;
   await rm(part, { force: true });
   throw new AttemptError(`the MD5 checksum is ${sum}, the publisher's is ${md5}`, isFresh);
 }
+
+async function md5Of(path: string, signal: AbortSignal | undefined): Promise<string> {
+  const hash = createHash("md5");
+  for await (const chunk of createReadStream(path, { signal })) hash.update(chunk as Uint8Array);
+  return hash.digest("hex");
+}
+
+/**
+ * Whether a file is in place: in the size that it should have and, where the publisher states it, with the checksum.
+ * @throws FileError where another file stands there, which is not replaced: it may be somebody's; AbortedError.
+ */
+async function isInPlace(
+  path: string,
+  file: { readonly bytes: number; readonly md5?: string },
+  signal: AbortSignal | undefined,
+) {
+  const refuse = (has: string, published: string) => {
+    const what = `is not what was published: it has ${has}, not ${published}`;
+    throw new FileError(path, what, { remedy: "remove it and download again, or name another folder with --to" });
+  };
+  try {
+    const { size } = await stat(path);
+    if (size !== file.bytes) refuse(`${size} bytes`, String(file.bytes));
+    if (file.md5 === undefined) return true;
+    const sum = await md5Of(path, signal);
+    if (sum !== file.md5) refuse(`the MD5 checksum ${sum}`, file.md5);
+    return true;
+  } catch (error) {
+    if (signal?.aborted) throw new AbortedError("download", signal);
+    if (error instanceof FileError) throw error;
+    if (isMissing(error)) return false;
+    throw fileError(path, error);
+  }
+}
+
+const isMissing = (error: unknown) => error instanceof Error && "code" in error && error.code === "ENOENT";
 
 /** Where a set is downloaded to and from. */
 export interface SetDownloadOptions extends DownloadOptions {
@@ -188,26 +222,26 @@ export interface SetDownloadOptions extends DownloadOptions {
 }
 
 /**
- * Downloads a known set and unpacks it; files that are there already are left alone. Returns the folder.
- * @throws as {@link download}; FileError where the archive is damaged or the folder cannot be written; ConfigError for a folder with other files.
+ * Downloads a known set and unpacks it. Files that are there already are checked and stay. Returns the folder.
+ * @throws as {@link download}; FileError where the archive or a file that was there is damaged, or the folder cannot be written; ConfigError for a folder
+ * with other files.
  */
 export async function downloadSet(set: KnownSet, options: SetDownloadOptions = {}): Promise<string> {
   const { folder = join(dataFolder(), set.name), urls = [set.url], ...rest } = options;
-  if (holdsSet(set, folder)) return folder;
+  const { members } = set;
+  if (members !== undefined && (await hasMembers(folder, members, rest.signal))) return folder;
   const addresses = urls.map((url) => (url.endsWith("/") ? url : `${url}/`));
   for (const address of addresses) requireHttp(address);
-  const { members } = set;
   // What is unpacked takes the set's place at once; until then the archive stands beside it.
   if (members !== undefined) await requireOwn(folder, members);
   const place = members === undefined ? folder : dirname(resolve(folder));
   makeFolder(place);
   for (const file of set.published) {
     const path = join(place, file.name);
-    const isThere = await stat(path).then(
-      ({ size }) => size === file.bytes,
-      () => false,
-    );
-    if (!isThere) {
+    const isThere = await isInPlace(path, file, rest.signal);
+    // What was unpacked by others is as good; there is no checksum of it.
+    const others = set.files.find((names) => names.includes(file.name)) ?? [];
+    if (!isThere && !others.some((name) => existsSync(join(place, name)))) {
       const places = addresses.map((address) => new URL(file.name, address).href);
       await download(places, path, file, rest);
     }
@@ -219,11 +253,18 @@ export async function downloadSet(set: KnownSet, options: SetDownloadOptions = {
   return folder;
 }
 
+/** Whether a folder has all unpacked files. @throws as {@link isInPlace}. */
+async function hasMembers(folder: string, members: ReadonlyMap<string, number>, signal: AbortSignal | undefined) {
+  let all = true;
+  for (const [name, bytes] of members) all = (await isInPlace(join(folder, basename(name)), { bytes }, signal)) && all;
+  return all;
+}
+
 /** Refuses a folder with anything but a part of the set: it would be replaced as a whole. */
 async function requireOwn(folder: string, members: ReadonlyMap<string, number>): Promise<void> {
   const own = new Set([...members.keys()].map((name) => basename(name)));
   const names = await readdir(folder).catch((cause: unknown) => {
-    if (cause instanceof Error && "code" in cause && cause.code === "ENOENT") return [];
+    if (isMissing(cause)) return [];
     throw fileError(folder, cause);
   });
   const other = names.find((name) => !own.has(name));
