@@ -169,7 +169,6 @@ async function run(flags: TrainFlags, command: Command, signal: AbortSignal): Pr
   if (flags.resume && !hasCheckpoint) note(`no checkpoint in ${out} yet: starting from the beginning`);
   makeFolder(out);
   await removeStaleTemporaries(out);
-  await writeFileAtomic(join(out, settingsFile), `${JSON.stringify(plan.settings, undefined, 2)}\n`);
 
   const validateEvery = flags.validateEvery ?? plan.validateEvery;
   const events = plan.start({
@@ -187,7 +186,14 @@ async function run(flags: TrainFlags, command: Command, signal: AbortSignal): Pr
     for await (const event of events) {
       view.event(event);
       await metrics.event(event);
-      if (event.type === "start") item = event.item;
+      if (event.type === "start") {
+        item = event.item;
+        const { steps } = plan.settings;
+        if (saved !== undefined && saved.steps !== steps)
+          note(`the run was to have ${saved.steps} steps, now ${steps}; its learning rate follows`);
+        // Not before, so that steps that do not fit a resumed run are not kept.
+        await writeFileAtomic(join(out, settingsFile), `${JSON.stringify(plan.settings, undefined, 2)}\n`);
+      }
       if (event.type === "end" && event.aborted) note(`to go on: anekit train --resume --out ${out}`);
     }
   } finally {

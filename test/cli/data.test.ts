@@ -1,5 +1,6 @@
 // `anekit data` and `anekit train` on images, as processes.
 
+import { readFileSync } from "node:fs";
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import { afterAll, describe, expect, it, vi } from "vitest";
@@ -83,6 +84,12 @@ describe("anekit train on images", () => {
       anekit(["generate", out, "x"], { env }),
     ]);
     expect(JSON.parse(lines(more.stdout).at(-1)!).summary).toMatchObject({ steps: 40 });
+    expect(more.stderr).toContain("the run was to have 20 steps, now 40");
+    expect(await anekit(["train", "--resume", "--out", out, "--steps", "5"], { env })).toMatchObject({
+      code: 2,
+      stderr: expect.stringContaining("is at step 40, beyond the 5 asked for"),
+    });
+    expect(JSON.parse(readFileSync(`${out}/run.json`, "utf8"))).toMatchObject({ steps: 40 });
     expect(other).toMatchObject({
       code: 2,
       stderr: expect.stringContaining("the run has another augmentation than flip"),
@@ -101,6 +108,7 @@ describe("anekit train on images", () => {
       [["--model", "cnn", "--data", temporary.path("nothing")], "neither a known set nor a folder"],
       [["--model", "cnn"], "no images to learn"],
       [["--model", "cnn", "--data", "digits", "--seq-len", "8"], "--seq-len does not apply to model cnn"],
+      [["--data", "digits"], "digits are images, model nano learns text; add --model cnn"],
       [["--data", "x.txt", "--epochs", "2"], "--epochs does not apply to model nano"],
       [["--model", "cnn", "--data", "digits", "--augment", "turn"], '"turn" is none of crop=N, flip, cutout=N, none'],
       [["--model", "cnn", "--data", "digits", "--steps", "2", "--epochs", "2"], "--steps and --epochs say the same"],
