@@ -1,5 +1,6 @@
 // Training a GPT on text files.
 
+import { existsSync } from "node:fs";
 import { resolve } from "node:path";
 import { crc32 } from "node:zlib";
 import * as v from "valibot";
@@ -10,6 +11,7 @@ import { Gpt } from "../models/gpt.ts";
 import { findPreset } from "../models/presets.ts";
 import { precisionPolicy } from "../train/precision.ts";
 import { train } from "../train/train.ts";
+import { imageNames } from "./train-images.ts";
 import {
   commonSettings,
   count,
@@ -51,6 +53,11 @@ export const textKind: TrainKind<Settings> = {
     const files = saved !== undefined && !given("data") ? saved.data : flags.data?.map((path) => resolve(path));
     if (files === undefined)
       throw new ConfigError("train", "no text to learn", { remedy: "name one or more files with --data" });
+    const images = given("data") && flags.data?.find((name) => imageNames.includes(name) && !existsSync(name));
+    if (images)
+      throw new ConfigError("train", `${images} are images, model ${common.model} learns text`, {
+        remedy: "add --model cnn",
+      });
     const { options } = findPreset(common.model);
     const seqLen = saved?.seqLen ?? flags.seqLen ?? options.sequenceLen;
     if (seqLen === undefined)
