@@ -63,7 +63,7 @@ export async function* train(subject: Gpt | Cnn | Task, options: RunOptions): As
         ? imageTask(subject, options as RunOptions & ImageOptions)
         : subject;
   const about = {
-    ...("config" in subject && { model: subject.config }),
+    ...((subject instanceof Gpt || subject instanceof Cnn) && { model: subject.config }),
     ...(tokenizer !== undefined && { tokenizer }),
   };
   const started = performance.now();
