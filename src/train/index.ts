@@ -25,8 +25,6 @@ export {
   precisionPolicy,
 } from "./precision.ts";
 export {
-  type Evaluation,
-  type EvaluationBatch,
   type Feeds,
   type Figures,
   type ImageOptions,
@@ -34,6 +32,8 @@ export {
   type LanguageModelOptions,
   languageModelTask,
   type Task,
+  type Validation,
+  type ValidationBatch,
 } from "./task.ts";
 export { type RunOptions, train } from "./train.ts";
 export { Trainer, type TrainerOptions } from "./trainer.ts";

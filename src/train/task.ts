@@ -19,32 +19,27 @@ export interface Task {
   readonly loss: Tensor;
   /** State that every micro-step replaces beside what is trained, with its next value: running statistics of batch norms. */
   readonly updates?: ReadonlyMap<Tensor, Tensor>;
-  /** What validation computes where that is another graph than `loss`: batch norms with their running statistics. */
-  readonly validationLoss?: Tensor;
   /** Further tensors whose derivatives are checked for overflow before anything can cancel: logits, residual streams. */
   readonly watch?: readonly Tensor[];
   /** Feeds of the index-th micro-step since the beginning; a function of the index alone, so that a resumed run sees the same batches. */
   readonly batch: (index: number) => Feeds;
-  /** Feeds whose mean loss is the validation loss. */
-  readonly validation?: () => Iterable<Feeds>;
-  /** Validation by a graph of its own, instead of the loss over `validation`. */
-  readonly evaluation?: Evaluation;
+  readonly validation?: Validation;
   /** Tokens or images in a micro-step. */
   readonly itemsPerBatch: number;
   /** What an item is: "token", "image"; "item" unless stated. */
   readonly item?: string;
 }
 
-/** A program that is run over batches of its own, and the figures of what it gives. */
-export interface Evaluation {
+/** What is measured between steps: a program that is run over batches of its own. Batch norms have their running statistics there. */
+export interface Validation {
   readonly outputs: Readonly<Record<string, Tensor>>;
-  readonly batches: () => Iterable<EvaluationBatch>;
+  readonly batches: () => Iterable<ValidationBatch>;
 }
 
-export interface EvaluationBatch {
+export interface ValidationBatch {
   readonly feeds: Feeds;
-  /** Figures of this batch from the program's results. */
-  readonly figures: (results: Readonly<Record<string, NDArray>>) => Figures;
+  /** Figures of this batch from the program's results; unless stated, those of one item whose loss is the scalar result `loss`. */
+  readonly figures?: (results: Readonly<Record<string, NDArray>>) => Figures;
 }
 
 /** Means over so many items. */
@@ -90,6 +85,7 @@ export function languageModelTask(model: Gpt, options: LanguageModelOptions): Ta
   const rowsOf = (indices: Tensor) => (oneHot ? oneHotRows(indices, vocabSize, model.dtype) : indices);
   const [tokenRows, targetRows] = [rowsOf(tokens), rowsOf(targets)];
   const { logits, residuals } = model.forward(tokenRows);
+  const loss = crossEntropy(logits, targetRows);
   const feeds = (batch: { readonly inputs: Int32Array; readonly targets: Int32Array }) => ({
     tokens: batch.inputs,
     targets: batch.targets,
@@ -97,11 +93,14 @@ export function languageModelTask(model: Gpt, options: LanguageModelOptions): Ta
   return {
     name: `${model.config.architecture} language model`,
     parameters: model.parameters,
-    loss: crossEntropy(logits, targetRows),
+    loss,
     watch: [logits, ...residuals],
     batch: (index) => feeds(data.batch(seed, index, batchSize)),
     ...(validation !== undefined && {
-      validation: () => validationBatches(validation, batchSize, validationWindows, feeds),
+      validation: {
+        outputs: { loss },
+        batches: () => validationBatches(validation, batchSize, validationWindows, feeds),
+      },
     }),
     itemsPerBatch: batchSize * sequenceLen,
     item: "token",
@@ -133,7 +132,7 @@ export function imageTask(model: Cnn, { data, validation }: ImageOptions): Task 
     watch: [logits, ...activations],
     batch: (index) => ({ ...data.batch(index) }),
     ...(validation !== undefined && {
-      evaluation: {
+      validation: {
         outputs: { logits: model.forward(imagesOf(validation.batchSize)).logits },
         batches: () => imageBatches(validation),
       },
@@ -143,7 +142,7 @@ export function imageTask(model: Cnn, { data, validation }: ImageOptions): Task 
   };
 }
 
-function* imageBatches(data: ImageBatches): Iterable<EvaluationBatch> {
+function* imageBatches(data: ImageBatches): Iterable<ValidationBatch> {
   for (const batch of data.sequential()) {
     yield { feeds: { images: batch.images }, figures: ({ logits }) => classFigures(logits!, batch) };
   }
@@ -170,7 +169,7 @@ function* validationBatches(
   batchSize: number,
   maxWindows: number,
   feeds: (batch: { readonly inputs: Int32Array; readonly targets: Int32Array }) => Feeds,
-): Iterable<Feeds> {
+): Iterable<ValidationBatch> {
   const available = data.sequentialWindows().length;
   const batches = Math.max(1, Math.floor(Math.min(available, maxWindows) / batchSize));
   const windows = data.sequentialWindows(batches * batchSize);
@@ -181,6 +180,6 @@ function* validationBatches(
       for (const [i, row] of rows.entries()) joined.set(pick(row), i * data.sequenceLen);
       return joined;
     };
-    yield feeds({ inputs: join((row) => row.inputs), targets: join((row) => row.targets) });
+    yield { feeds: feeds({ inputs: join((row) => row.inputs), targets: join((row) => row.targets) }) };
   }
 }

@@ -97,7 +97,7 @@ export async function* train(subject: Gpt | Cnn | Task, options: RunOptions): As
     yield { type: "checkpoint", step: progress.step, path };
   };
   const validate = async function* (): AsyncGenerator<TrainEvent, Figures | undefined> {
-    const figures = await trainer.evaluate(signal);
+    const figures = await trainer.validate(signal);
     if (figures === undefined) return undefined;
     const { count: _, ...means } = figures;
     yield { type: "validation", step: progress.step, ...means };

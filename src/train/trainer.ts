@@ -20,7 +20,7 @@ import {
 import type { StepEvent } from "./events.ts";
 import { checkPrecision, type PrecisionName, type PrecisionPolicy, precisionPolicy } from "./precision.ts";
 import { buildTraining, hostStage, type StepGraph, type TrainingGraphs } from "./step.ts";
-import type { Evaluation, Feeds, Figures, Task } from "./task.ts";
+import type { Feeds, Figures, Task } from "./task.ts";
 
 export interface TrainerOptions {
   readonly task: Task;
@@ -59,7 +59,7 @@ export class Trainer implements Disposable {
   readonly #graphs: TrainingGraphs;
   readonly #apply: CompiledProgram;
   readonly #accumulate: CompiledProgram | undefined;
-  readonly #evaluate: CompiledProgram | undefined;
+  readonly #validate: CompiledProgram | undefined;
   /** The engine, to be closed where it was opened here. */
   readonly #engine: Disposable;
   /** True while gradient sums of an interrupted step may be left. */
@@ -72,7 +72,7 @@ export class Trainer implements Disposable {
     programs: {
       apply: CompiledProgram;
       accumulate: CompiledProgram | undefined;
-      evaluate: CompiledProgram | undefined;
+      validate: CompiledProgram | undefined;
     },
     engine: Disposable,
   ) {
@@ -85,7 +85,7 @@ export class Trainer implements Disposable {
     this.#graphs = graphs;
     this.#apply = programs.apply;
     this.#accumulate = programs.accumulate;
-    this.#evaluate = programs.evaluate;
+    this.#validate = programs.validate;
     this.#engine = engine;
     const scale = lossScale === "dynamic" ? dynamicScale.initial : lossScale;
     this.progress = {
@@ -137,11 +137,11 @@ export class Trainer implements Disposable {
       };
       const apply = await load(graphs.apply);
       const accumulate = graphs.accumulate && (await load(graphs.accumulate));
-      const outputs = evaluationOf(task)?.outputs;
+      const outputs = task.validation?.outputs;
       const prepare = hostStages && outputs !== undefined ? hostStage(Object.values(outputs)) : [];
-      const stages = [...prepare, { name: "evaluate" }];
-      const evaluate = outputs && (await load({ outputs, update: new Map(), stages }));
-      return new Trainer(options, policy, graphs, { apply, accumulate, evaluate }, borrowed);
+      const stages = [...prepare, { name: "validate" }];
+      const validate = outputs && (await load({ outputs, update: new Map(), stages }));
+      return new Trainer(options, policy, graphs, { apply, accumulate, validate }, borrowed);
     } catch (error) {
       for (const program of programs) program.dispose();
       borrowed[Symbol.dispose]();
@@ -244,17 +244,12 @@ export class Trainer implements Disposable {
     progress.stepsSinceScale = 0;
   }
 
-  /** Mean loss over the task's validation batches; undefined where it has none. */
-  async validate(signal?: AbortSignal): Promise<number | undefined> {
-    return (await this.evaluate(signal))?.loss;
-  }
-
-  /** All that validation measures, as means over its batches. */
-  async evaluate(signal?: AbortSignal): Promise<Figures | undefined> {
-    if (this.#evaluate === undefined) return undefined;
+  /** What validation measures, as means over its batches; undefined where the task has none. */
+  async validate(signal?: AbortSignal): Promise<Figures | undefined> {
+    if (this.#validate === undefined) return undefined;
     const all: Figures[] = [];
-    for (const { feeds, figures } of evaluationOf(this.task)!.batches()) {
-      all.push(figures(await this.#evaluate.run(feeds, signal === undefined ? {} : { signal })));
+    for (const { feeds, figures = lossAlone } of this.task.validation!.batches()) {
+      all.push(figures(await this.#validate.run(feeds, signal === undefined ? {} : { signal })));
     }
     const count = all.reduce((sum, each) => sum + each.count, 0);
     const mean = (of: (figures: Figures) => number) =>
@@ -308,7 +303,7 @@ export class Trainer implements Disposable {
   dispose(): void {
     this.#apply.dispose();
     this.#accumulate?.dispose();
-    this.#evaluate?.dispose();
+    this.#validate?.dispose();
     this.#engine[Symbol.dispose]();
   }
   [Symbol.dispose](): void {
@@ -316,12 +311,12 @@ export class Trainer implements Disposable {
   }
 }
 
-/** What validation runs: the task's own evaluation, or its loss over its validation feeds, a batch counting as one item. */
-function evaluationOf({ loss, validationLoss = loss, validation, evaluation }: Task): Evaluation | undefined {
-  if (evaluation !== undefined || validation === undefined) return evaluation;
-  const figures = (results: Readonly<Record<string, NDArray>>) => ({ count: 1, loss: results.loss!.item() });
-  return {
-    outputs: { loss: validationLoss },
-    batches: () => Array.from(validation(), (feeds) => ({ feeds, figures })),
-  };
+/** A batch as one item. */
+function lossAlone({ loss }: Readonly<Record<string, NDArray>>): Figures {
+  if (loss === undefined) {
+    throw new ConfigError("train", "validation has no result named loss", {
+      remedy: "name one so, or let its batches give their figures",
+    });
+  }
+  return { count: 1, loss: loss.item() };
 }

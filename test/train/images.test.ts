@@ -92,11 +92,10 @@ describe("a classifier", () => {
     const options = { task: imageTask(model("fp32"), batches()), optimizer: adamw({ learningRate: 1e-2 }) };
     using cpu = await Trainer.create({ ...options, engine: "cpu" });
     using sim = await Trainer.create({ ...options, task: imageTask(model("fp32"), batches()), engine: "sim" });
-    const [a, b] = [(await cpu.evaluate())!, (await sim.evaluate())!];
+    const [a, b] = [(await cpu.validate())!, (await sim.validate())!];
     expect(a.count).toBe(301);
     expect(a.accuracy).toBe(b.accuracy);
     expect(Math.abs(a.loss - b.loss)).toBeLessThan(1e-5);
-    expect(await cpu.validate()).toBe(a.loss);
     expect((a.accuracy! * 301) % 1).toBeCloseTo(0, 9); // a whole number of the 301
   }, 60_000);
 });

@@ -3,7 +3,7 @@
 import { describe, expect, test } from "vitest";
 import { AbortedError, EngineError, parameter, type Tensor } from "../../src/index.ts";
 import { adamw, sgd } from "../../src/optim/index.ts";
-import { languageModelTask, TokenDataset, Trainer } from "../../src/train/index.ts";
+import { languageModelTask, TokenDataset, Trainer, type Validation } from "../../src/train/index.ts";
 import {
   architectures,
   fixedTask,
@@ -282,14 +282,14 @@ describe("clipping in fp16", () => {
   });
 });
 
-describe("evaluation", () => {
+describe("validation", () => {
   test.each(precisions)("changes no state and no later loss in %s", async (precision) => {
     using a = await tinyTrainer(precision, { validation: true });
     using b = await tinyTrainer(precision, { validation: true });
     const before = await stateHash(a);
     const first = await a.validate();
-    expect(Number.isFinite(first)).toBe(true);
-    expect(await a.validate()).toBe(first);
+    expect(Number.isFinite(first!.loss)).toBe(true);
+    expect(await a.validate()).toEqual(first);
     expect(await stateHash(a)).toEqual(before);
     const list: number[] = [];
     for (let i = 0; i < 4; i++) {
@@ -297,7 +297,19 @@ describe("evaluation", () => {
       await a.validate();
     }
     expect(list).toEqual(await losses(b, 4));
-    expect(await a.validate()).not.toBe(first);
+    expect((await a.validate())!.loss).not.toBe(first!.loss);
+  });
+
+  test("needs a loss or figures of its batches", async () => {
+    const task = tinyTask("fp32", { validation: true });
+    const { outputs, batches } = task.validation!;
+    const trainerOf = (validation: Validation) =>
+      Trainer.create({ task: { ...task, validation }, optimizer: adamw({ learningRate: 0.01 }), engine: "sim" });
+    using unnamed = await trainerOf({ outputs: { error: outputs.loss! }, batches });
+    await expect(unnamed.validate()).rejects.toThrow("validation has no result named loss");
+    const figures = () => ({ count: 3, loss: 1, accuracy: 0.5 });
+    using told = await trainerOf({ outputs, batches: () => [...batches()].map((batch) => ({ ...batch, figures })) });
+    expect(await told.validate()).toMatchObject({ loss: 1, accuracy: 0.5 });
   });
 
   test("is undefined without validation data", async () => {
@@ -382,7 +394,8 @@ describe("tokens as one-hot rows", () => {
     const [a, b] = [await losses(rows, 5), await losses(indices, 5)];
     const bound = precision === "fp32" ? 1e-6 : 2e-3; // embedding gradients are summed in another order
     for (const [i, loss] of a.entries()) expect(Math.abs(loss - b[i]!)).toBeLessThan(bound * 3);
-    expect(Math.abs((await rows.validate())! - (await indices.validate())!)).toBeLessThan(bound * 3);
+    const [c, d] = [(await rows.validate())!, (await indices.validate())!];
+    expect(Math.abs(c.loss - d.loss)).toBeLessThan(bound * 3);
   });
 });
 
@@ -398,7 +411,7 @@ describe("validation data", () => {
         precision: "fp32",
         engine: "sim",
       });
-      return (await trainer.validate())!;
+      return (await trainer.validate())!.loss;
     };
     const [one, two, three] = [await lossIn(1), await lossIn(2), await lossIn(3)];
     expect(Math.abs(one - three)).toBeLessThan(1e-6);

@@ -130,7 +130,7 @@ export async function checkModels(bench: Bench): Promise<void> {
       using generator = await TextGenerator.create(model, { state: trainer.state });
       let text = "";
       for (let round = 0; round < 2; round++) {
-        text += `${(await trainer.step()).loss} ${await trainer.validate()} `;
+        text += `${(await trainer.step()).loss} ${(await trainer.validate())!.loss} `;
         for await (const piece of generator.generate("hi", { maxTokens: 4, seed: 1 })) text += `${piece.token} `;
       }
       trainer.dispose();
