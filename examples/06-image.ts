@@ -1,19 +1,28 @@
 // A ResNet-18 classifies an image: weights frozen, batch norms folded into convolutions, the five best classes, and milliseconds an image.
 // Its weights are random, so its classes mean nothing. Run: npx tsx examples/06-image.ts [model] [side of the image]
 
-import { compile, freeze } from "anekit";
+import { AnekitError, ConfigError, compile, freeze } from "anekit";
 import { findImagePreset } from "anekit/models";
+
+process.on("uncaughtException", (error) => {
+  console.error(error instanceof AnekitError ? error.message : error);
+  process.exit(1);
+});
 
 const name = process.argv[2] ?? "resnet-18";
 const { image, make } = findImagePreset(name);
 const channels = image[0]!;
 const side = Number(process.argv[3] ?? image[1]);
+if (!(Number.isInteger(side) && side > 0))
+  throw new ConfigError("example", `the image's side is "${process.argv[3]}", not a number of pixels`);
 const model = make({ dtype: "fp16", seed: 1 });
 console.log(`${name}: ${(model.parameterCount / 1e6).toFixed(1)} million parameters`);
 
-await using net = await compile({ pixels: [1, channels, side, side] }, ({ pixels }) =>
-  freeze({ scores: model.forward(pixels) }),
-);
+await using net = await compile({ pixels: [1, channels, side, side] }, ({ pixels }) => {
+  const scores = model.forward(pixels);
+  if (scores.rank !== 2) throw new ConfigError("example", `${name} gives an image, not a score for each class`);
+  return freeze({ scores });
+});
 const [stage] = net.report().stages;
 const operations = `${((stage?.flops ?? 0) / 1e9).toFixed(2)} billion operations`;
 console.log(`${stage?.instructions} operators, ${operations}, on engine ${net.engine.name}`);

@@ -54,6 +54,23 @@ test.concurrent("06-image ranks the classes of an image", async () => {
   expect(out.match(/^class +\d+: [-\d.]+$/gm)).toHaveLength(5);
   expect(out).toMatch(/[\d.]+ ms an image/);
 }, 60_000);
+
+test.concurrent("06-image says in one line what it cannot classify", async () => {
+  for (const [args, message] of [
+    [["resnet"], 'model: "resnet" is none of resnet-18, '],
+    [["vit-tiny", "half"], `example: the image's side is "half", not a number of pixels`],
+    [["vit-tiny", "31"], "vit: images are fp16[1, 3, 31, 31], not [N, 3, 32, 32]"],
+    [["unet-tiny"], "example: unet-tiny gives an image, not a score for each class"],
+  ] as const) {
+    const { code, stderr } = await run("examples/06-image.ts", ...args).then(
+      () => ({ code: 0, stderr: "" }),
+      (error: { code: number; stderr: string }) => error,
+    );
+    expect(code).toBe(1);
+    expect(stderr.trimEnd().split("\n")).toEqual([expect.stringContaining(message)]);
+  }
+}, 60_000);
+
 test.concurrent("07-train-images trains on what is here and tells its accuracy", async () => {
   const out = await run("examples/07-train-images.ts", "50");
   expect(Number(out.match(/step 50: loss ([\d.]+)/)![1])).toBeLessThan(2.2);
