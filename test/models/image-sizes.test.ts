@@ -1,5 +1,6 @@
 // Networks for images at their published sizes: parameters and multiply-adds; configurations and images that are refused; MIL and the chips.
 
+import { readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { chips } from "../../src/chips/index.ts";
 import { ConfigError, freeze, grad, input, ops, ShapeError, type Tensor } from "../../src/index.ts";
@@ -16,6 +17,7 @@ import {
   UNet,
   VisionTransformer,
 } from "../../src/models/index.ts";
+import { classifierPresets, presets } from "../../src/models/presets.ts";
 import { legalize } from "../../src/passes/legalize.ts";
 import { checkChip } from "../../src/passes/support.ts";
 import { dialectOf, operators, programOf } from "../passes/helpers.ts";
@@ -59,6 +61,26 @@ describe.each([
   if (giga === undefined) return;
   test("takes the published number of multiply-adds", () => {
     expect(multiplyAdds(programOf({ logits: build(name, "fp32") })) / 1e9).toBeCloseTo(giga, 2);
+  });
+});
+
+describe("docs/models.md", () => {
+  const text = readFileSync(new URL("../../docs/models.md", import.meta.url), "utf8");
+  const rows = [...text.matchAll(/^\| `([\w-]+)` \|.*\| ([\d.,]+)( M)? \| ([\d.]+) G \|/gm)].map(
+    ([, name, parameters, millions, giga]) => ({ name: name as ImagePresetName, parameters, millions, giga }),
+  );
+  test("lists every preset", () => {
+    for (const name of [...Object.keys(presets), ...Object.keys(classifierPresets)])
+      expect(text).toContain(`\`${name}\``);
+    expect(rows.map(({ name }) => name)).toEqual(Object.keys(imagePresets));
+  });
+  test.each(rows)("states the sizes of $name", ({ name, parameters, millions, giga }) => {
+    const { parameterCount } = imagePresets[name].make({ empty: true });
+    const digits = giga!.split(".")[1]!.length;
+    expect({
+      parameters: millions ? (parameterCount / 1e6).toFixed(1) : parameterCount.toLocaleString("en"),
+      giga: (multiplyAdds(programOf({ y: build(name, "fp32") })) / 1e9).toFixed(digits),
+    }).toEqual({ parameters, giga });
   });
 });
 
