@@ -5,7 +5,7 @@ import { setTimeout } from "node:timers/promises";
 import { type Command, Option } from "commander";
 import * as v from "valibot";
 import { AbortedError, ConfigError, EngineError } from "../core/errors.ts";
-import { type Limits, machineLimits, openEngine, parseEngine } from "../engines/open.ts";
+import { type Limits, machineLimits } from "../engines/open.ts";
 import { caseSchema, prepareCase } from "./bench-cases.ts";
 import {
   type Answer,
@@ -20,7 +20,7 @@ import {
   startPeer,
 } from "./bench-process.ts";
 import { type Comparison, comparisons, type OursSpec, type Unit, units } from "./bench-rows.ts";
-import { type CommandContext, engineOption, jsonOption } from "./command.ts";
+import { type CommandContext, engineOption, jsonOption, openNamedEngine } from "./command.ts";
 import { clean, colors, complain, formatBytes, note, print, printJson } from "./output.ts";
 
 /** One line of the result. Numbers are in `unit`; `null` where there is no peer, or no limit of the machine is known. */
@@ -143,8 +143,7 @@ async function bench(name: string | undefined, flags: BenchFlags, signal: AbortS
 
 /** Name of the engine that is measured. @throws {ConfigError} where real shapes would take the simulator hours. */
 async function namedEngine({ engine: choice, tiny }: BenchFlags, chosen: readonly Comparison[]): Promise<string> {
-  using engine = await openEngine(parseEngine(choice));
-  note(`engine: ${engine.name} (${engine.reason})`);
+  using engine = await openNamedEngine(choice);
   if (engine.name === "sim" && tiny === undefined && chosen.length > 0)
     throw new ConfigError("bench", "the simulator is exact, not fast, and takes hours for these; add --tiny");
   return engine.name;

@@ -28,9 +28,25 @@ export function jsonOption(): Option {
   return new Option("--json", "print one JSON object per line on stdout");
 }
 
-/** Opens the engine that `--engine` (or, for auto, ANEKIT_ENGINE) names and says on stderr which it is and why. */
+/** Milliseconds after which a first use is explained. */
+const explainAfterMs = 1500;
+
+/** Opens the engine that `--engine` (or, for auto, ANEKIT_ENGINE) names. Says on stderr what takes so long where one is used for the first time. */
+export async function openPatiently(choice: string): Promise<Engine> {
+  const timer = setTimeout(
+    () => note("finding out what this machine can do, which happens once; anekit doctor shows it …"),
+    explainAfterMs,
+  );
+  try {
+    return await openEngine(parseEngine(choice));
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+/** The same, and says on stderr which engine it is and why. */
 export async function openNamedEngine(choice: string): Promise<Engine> {
-  const engine = await openEngine(parseEngine(choice));
+  const engine = await openPatiently(choice);
   note(`engine: ${engine.name} (${engine.reason})`);
   return engine;
 }

@@ -5,14 +5,13 @@ import { type Command, Option } from "commander";
 import { splitTokens, TokenDataset, unigramEntropy } from "../data/dataset.ts";
 import { packageFile } from "../data/package.ts";
 import { byteTokenizer } from "../data/tokenizer.ts";
-import { openEngine, parseEngine } from "../engines/open.ts";
 import { TextGenerator } from "../models/generate.ts";
 import { Gpt } from "../models/gpt.ts";
 import { findPreset } from "../models/presets.ts";
 import { adamw, warmupCosine } from "../optim/index.ts";
 import { train } from "../train/train.ts";
 import type { Trainer } from "../train/trainer.ts";
-import { type CommandContext, engineOption, jsonOption } from "./command.ts";
+import { type CommandContext, engineOption, jsonOption, openPatiently } from "./command.ts";
 import { safe } from "./generate.ts";
 import { note, printJson } from "./output.ts";
 import { jsonView, printCurve, textView } from "./progress.ts";
@@ -58,7 +57,7 @@ export function configure(command: Command, { signal }: CommandContext): void {
 }
 
 async function run(flags: DemoFlags, signal: AbortSignal): Promise<void> {
-  using engine = await openEngine(parseEngine(flags.engine));
+  using engine = await openPatiently(flags.engine);
   const { model: options, batchSize, learningRate, ...size } = engine.name === "sim" ? sizes.slow : sizes.fast;
   const { seed, precision, steps = size.steps } = flags;
   const text = await readFile(

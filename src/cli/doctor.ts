@@ -80,7 +80,7 @@ async function examine(mode: "once" | "fresh"): Promise<AneState> {
 /** Looks at everything. */
 export async function diagnose(mode: "once" | "fresh" = "once"): Promise<Diagnosis> {
   const neuralEngine = await examine(mode); // first: choosing an engine would ask in silence
-  const accelerate = await examineAccelerate(mode, (name) => note(`timing Accelerate: ${name} …`));
+  const accelerate = await examineAccelerate(mode, (what) => note(`Accelerate: ${what} …`));
   const model = await probe(() => cpus()[0]?.model.trim() || null);
   const brand = process.platform === "darwin" ? ((await probe(readBrand)) ?? model) : null;
   const chip = brand === null ? undefined : chipFromBrand(brand);

@@ -9,8 +9,8 @@ import { TextGenerator } from "../models/generate.ts";
 import { Gpt, type GptConfig } from "../models/gpt.ts";
 import { findCheckpoint, loadState, readCheckpointMeta } from "../train/checkpoint.ts";
 import { precisionPolicy } from "../train/precision.ts";
-import { type CommandContext, engineOption, jsonOption } from "./command.ts";
-import { clean, note, printJson } from "./output.ts";
+import { type CommandContext, engineOption, jsonOption, openNamedEngine } from "./command.ts";
+import { clean, printJson } from "./output.ts";
 import { numberOption } from "./train.ts";
 import { findTokenizer } from "./train-text.ts";
 
@@ -52,7 +52,7 @@ export function configure(command: Command, { signal }: CommandContext): void {
 }
 
 async function run(dir: string, prompt: string, flags: GenerateFlags, signal: AbortSignal): Promise<void> {
-  const engine = parseEngine(flags.engine);
+  parseEngine(flags.engine); // before any work
   if (prompt === "")
     throw new ConfigError("generate", "the prompt is empty; give it at least one character or leave it out");
   const folder = await findCheckpoint(dir);
@@ -62,8 +62,8 @@ async function run(dir: string, prompt: string, flags: GenerateFlags, signal: Ab
   await requireSize(folder, meta.model);
   const model = new Gpt(meta.model, { dtype: precisionPolicy(meta.precision).compute, empty: true });
   const tokenizer = findTokenizer(meta.tokenizer ?? "bytes");
+  using engine = await openNamedEngine(flags.engine);
   using generator = await TextGenerator.create(model, { tokenizer, engine, signal });
-  note(`engine: ${generator.engine.name} (${generator.engine.reason})`);
   await loadState(folder, model.parameters, generator.state);
   const { tokens: maxTokens, temperature, topK, topP, seed } = flags;
   const options = {

@@ -6,8 +6,8 @@ import { chipNames, findChip } from "../chips/index.ts";
 import { AbortedError, ConfigError, FileError, UnsupportedError } from "../core/errors.ts";
 import { writeFileAtomic } from "../data/files.ts";
 import type { EngineName } from "../engines/engine.ts";
-import { aneFacts, engineNames, openEngine, parseEngine } from "../engines/open.ts";
-import { type CommandContext, jsonOption } from "./command.ts";
+import { aneFacts, engineNames, parseEngine } from "../engines/open.ts";
+import { type CommandContext, jsonOption, openPatiently } from "./command.ts";
 import { statPath } from "./files.ts";
 import { colors, formatDuration, formatNumber, note, plural, print, printJson, table } from "./output.ts";
 import { type Evidence, judgeFacts } from "./selftest/facts.ts";
@@ -101,7 +101,7 @@ function findChipNamed(name: string) {
 async function nameEngine(choice: string): Promise<EngineName> {
   const parsed = parseEngine(choice);
   if (parsed === "auto") {
-    using engine = await openEngine(parseEngine(process.env.ANEKIT_ENGINE || "auto"));
+    using engine = await openPatiently("auto");
     return engine.name;
   }
   if (parsed !== "ane" || process.env.ANEKIT_ESPRESSO) return parsed;

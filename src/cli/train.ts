@@ -12,7 +12,7 @@ import { classifierPresets, presets } from "../models/presets.ts";
 import { listCheckpoints } from "../train/checkpoint.ts";
 import type { TrainEvent } from "../train/events.ts";
 import { precisionNames } from "../train/precision.ts";
-import { type CommandContext, engineOption, jsonOption } from "./command.ts";
+import { type CommandContext, engineOption, jsonOption, openPatiently } from "./command.ts";
 import { note } from "./output.ts";
 import { jsonView, printCurve, textView } from "./progress.ts";
 import { imageDefaults, imageKind, imageNames } from "./train-images.ts";
@@ -150,7 +150,7 @@ function freeFolder(): string {
 }
 
 async function run(flags: TrainFlags, command: Command, signal: AbortSignal): Promise<void> {
-  const engine = parseEngine(flags.engine); // before any work
+  parseEngine(flags.engine); // before any work
   if (flags.resume && flags.out === undefined)
     throw new ConfigError("train", "--resume needs --out, the folder of the run");
   const out = flags.out ?? freeFolder();
@@ -170,6 +170,7 @@ async function run(flags: TrainFlags, command: Command, signal: AbortSignal): Pr
   makeFolder(out);
   await removeStaleTemporaries(out);
 
+  using engine = await openPatiently(flags.engine);
   const validateEvery = flags.validateEvery ?? plan.validateEvery;
   const events = plan.start({
     engine,

@@ -143,7 +143,7 @@ describe("Accelerate", () => {
       const path = accelerate as string;
       const first = await doctor(env(path, "fast"));
       expect(first.code).toBe(0);
-      expect(lines(first.stderr)).toContain("timing Accelerate: 1024x1024x1024 …");
+      expect(lines(first.stderr)).toContain("Accelerate: timing 1024x1024x1024 …");
       expect(first.stdout).toMatch(
         /^Accelerate +takes fp32 matrix products: faster: few rows from \S+ Mflop, batch from /m,
       );
@@ -161,6 +161,18 @@ describe("Accelerate", () => {
       expect(third).toMatchObject({ code: 0 });
       expect(third.stdout).toMatch(/^Accelerate +is not used: the probe: crashed \(\S+: signal SIGSEGV\)$/m);
       expect(third.stdout).toMatch(/^auto takes +cpu: .* threads?$/m);
+    },
+  );
+
+  it.skipIf(accelerate instanceof Missing)(
+    "commands say why their first use takes so long",
+    { timeout: 60_000 },
+    async () => {
+      const environment = { ...env(accelerate as string, "slow"), ANEKIT_CACHE_DIR: temporary.path("first use") };
+      const bench = () => anekit(["bench", "call", "--tiny"], { env: environment });
+      const note = "finding out what this machine can do, which happens once";
+      expect((await bench()).stderr).toContain(note);
+      expect((await bench()).stderr).not.toContain(note);
     },
   );
 

@@ -51,8 +51,9 @@ describe.skipIf(built instanceof Missing)("through the double", () => {
         library: path,
         reason: expect.stringMatching(/^faster: .*single/),
       });
-      expect(asked).toContain("1024x1024x1024");
-      expect(asked).toHaveLength(first.state.probe!.measured.length);
+      expect(asked[0]).toBe("comparing results");
+      expect(asked).toContain("timing 1024x1024x1024");
+      expect(asked).toHaveLength(1 + first.state.probe!.measured.length);
       expect(first.sgemm!.from.single).toBeLessThanOrEqual(2 * 1024 ** 3);
       // From here on only the kept result can say so.
       behave("crash");
@@ -76,6 +77,16 @@ describe.skipIf(built instanceof Missing)("through the double", () => {
       const { state, sgemm } = await decide(undefined, { limitMs: words.startsWith("hang") ? 10_000 : 60_000 });
       expect(state).toMatchObject({ used: false, reason: expect.stringMatching(reason), probe: { outcome } });
       expect(sgemm).toBeUndefined();
+    });
+
+    test("gives up on a library that takes too long in all, and keeps that", async () => {
+      behave("hang@30");
+      const cache = newCache();
+      const reason = /^the probe: timed out \(.*: not done 4 s after the first product began\)$/;
+      for (const allMs of [4000, 0]) {
+        const { state } = await decide(cache, { allMs });
+        expect(state).toMatchObject({ used: false, reason: expect.stringMatching(reason) });
+      }
     });
 
     test("is done without where no process can be started, which is not kept", async () => {

@@ -36,6 +36,8 @@ const checked: readonly AccelerateRequest[] = Array.from({ length: 8 }, (_, bits
 }));
 /** The largest product takes 20 ms on one core of today. */
 const productLimitMs = 20_000;
+/** All took 2 to 4 s on two cores. A first use must not wait for a library that is slow or stuck again and again. */
+const probeLimitMs = 30_000;
 /** Share of our time that theirs may take. */
 const worthwhile = 1 / 1.1;
 
@@ -102,7 +104,7 @@ async function probe(
   library: string,
   { isa, threads }: Host,
   subject: readonly string[],
-  { progress = () => {}, limitMs = productLimitMs }: AccelerateOptions,
+  { progress = () => {}, limitMs = productLimitMs, allMs = probeLimitMs }: AccelerateOptions,
 ): Promise<AccelerateProbe> {
   const child = new Child<AccelerateRequest, AccelerateAnswer>({
     module: "engines/cpu/accelerate-process",
@@ -117,11 +119,18 @@ async function probe(
     measured,
     at: new Date().toISOString(),
   });
+  let late = false;
+  const timer = setTimeout(() => {
+    late = true;
+    child.stop();
+  }, allMs);
+  progress("comparing results");
   try {
     for (const request of [...checked, ...timedSizes.map((each) => ({ ...each, timed: true }))]) {
       const name = nameOf(request);
-      if (request.timed) progress(name);
+      if (request.timed) progress(`timing ${name}`);
       const answer = await child.run(request);
+      if (late) return ended("timed out", `${name}: not done ${allMs / 1000} s after the first product began`);
       if ("outcome" in answer) return ended(answer.outcome, `${name}: ${answer.detail}`);
       if ("error" in answer) return ended("failed", `${name}: ${answer.error}`);
       const { difference, oursMs, theirsMs } = answer;
@@ -132,6 +141,7 @@ async function probe(
     }
     return ended("measured", "");
   } finally {
+    clearTimeout(timer);
     child.close();
   }
 }
@@ -170,6 +180,8 @@ export interface AccelerateOptions {
   readonly progress?: (what: string) => void;
   /** For one product both ways, again and again. */
   readonly limitMs?: number;
+  /** For all of them. */
+  readonly allMs?: number;
 }
 
 /** Probes that are going on, by what they are about. */
