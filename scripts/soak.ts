@@ -129,6 +129,7 @@ function throughDouble(job: (engine: Engine) => Promise<string>): Step {
 
 const jobs: Readonly<Record<string, Step>> = {
   fuzz: longTest("test/fuzz", { FUZZ_RUNS }),
+  "ane-suite": longTest("test/ane/suite.test.ts", { ANEKIT_PROFILES: "all" }),
   kills: longTest("test/train/kill.test.ts", { SOAK: "1" }),
   async "program-runs"() {
     await using program = await descent();

@@ -1,5 +1,5 @@
 // The Neural Engine's driver through the double of Espresso, in profiles of chip and system that it plays: a process for each, two at a time. Three of
-// them, of the oldest and newest and one between; ANEKIT_PROFILES=all takes every one, which takes minutes.
+// them, of the oldest and newest and one between; `npm run soak` takes every one (ANEKIT_PROFILES=all), for minutes.
 
 import { describe, expect, test } from "vitest";
 import type { Dialect } from "../../src/passes/legalize.ts";
