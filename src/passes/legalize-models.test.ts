@@ -95,16 +95,10 @@ describe.each(["llama", "gpt2"] as const)("a step of %s computes", (architecture
   });
 });
 
-describe("time", () => {
-  it("takes less than 100 ms to legalize a step of 1748 instructions", () => {
-    const program = chipProgram(gptSteps("gpt2")[0]!);
-    expect(program.instructions.length).toBeGreaterThan(1700);
-    // The shortest of several: others may be using the machine.
-    const times = Array.from({ length: 8 }, () => {
-      const started = performance.now();
-      legalize(program, chips.h13);
-      return performance.now() - started;
-    });
-    expect(Math.min(...times)).toBeLessThan(100);
-  });
+it("adds few instructions to a step: every one is a kernel's start", () => {
+  const program = chipProgram(gptSteps("gpt2")[0]!);
+  const { length } = program.instructions;
+  expect(length).toBeGreaterThan(1700);
+  expect(legalize(program, chips.h13).instructions.length).toBeLessThan(1.05 * length);
+  expect(legalize(program, chips.h13, dialectOf(false)).instructions.length).toBeLessThan(1.5 * length);
 });
