@@ -7,6 +7,7 @@ import { RandomStream } from "../core/random.ts";
 import type { Tokenizer } from "../data/tokenizer.ts";
 import { compile } from "../engines/compile.ts";
 import { type EngineChoice, openEngine, parseEngine } from "../engines/open.ts";
+import type { ParameterNode } from "../ir/node.ts";
 import { Cnn } from "../models/cnn.ts";
 import { TextGenerator } from "../models/generate.ts";
 import { Gpt } from "../models/gpt.ts";
@@ -80,20 +81,16 @@ export type ModelShape = Omit<Spec<"train">, "kind">;
 /** One repetition of what is measured. */
 type Work = () => unknown;
 
-/** Fills with normal numbers that are the same in every run. */
-function fill(values: Float32Array, scale: number): void {
-  // A short period: making 100 million normal numbers would take longer than the measurement.
-  const period = Math.min(values.length, 65_521);
-  const stream = new RandomStream(0, "bench");
-  for (let i = 0; i < period; i++) values[i] = scale * stream.normal();
-  for (let at = period; at < values.length; at += period) {
-    values.copyWithin(at, 0, Math.min(period, values.length - at));
-  }
-}
+/** Normal numbers, the same in every run. */
+let block: Float32Array | undefined;
 
-function random(size: number, scale = 1): Float32Array {
+/** A block of normal numbers over and over: making 100 million of them would take longer than the measurement. */
+function random(size: number, scale = 1): Float32Array<ArrayBuffer> {
+  block ??= new RandomStream(0, "bench").normals(new Float32Array(65_521), 1);
   const values = new Float32Array(size);
-  fill(values, scale);
+  const period = Math.min(size, block.length);
+  for (let i = 0; i < period; i++) values[i] = scale * block[i]!;
+  for (let at = period; at < size; at += period) values.copyWithin(at, 0, Math.min(period, size - at));
   return values;
 }
 
@@ -149,14 +146,19 @@ async function training(task: Task, optimizer: Optimizer, engine: EngineChoice):
   return Object.assign(work, { [Symbol.dispose]: () => program.dispose() });
 }
 
-/** A model with random weights, made faster than one that is to be trained. */
-function gpt({ dim, hidden, layers, heads, sequence, vocab }: ModelShape, type: "fp16" | "fp32"): Gpt {
+/**
+ * A model with random weights, made faster than one that is to be trained. Not zeros, whose products are zeros, too: what is measured might depend on
+ * that.
+ */
+export function gpt({ dim, hidden, layers, heads, sequence, vocab }: ModelShape, type: "fp16" | "fp32"): Gpt {
   const model = new Gpt(
     { vocabSize: vocab, sequenceLen: sequence, nLayer: layers, nHead: heads, nEmbd: dim, hiddenDim: hidden },
     { dtype: type, empty: true },
   );
-  for (const [name, { node, shape }] of model.parameters) {
-    if (name.endsWith(".weight") && node.kind === "parameter") fill(node.initial as Float32Array, shape[1]! ** -0.5);
+  for (const { node, shape, size } of model.parameters.values()) {
+    // Empty parameters are a number; gains are one, too, and stay.
+    if (node.kind === "parameter" && node.initial === 0)
+      (node as { initial: ParameterNode["initial"] }).initial = random(size, shape[1]! ** -0.5);
   }
   return model;
 }

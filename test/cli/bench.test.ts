@@ -3,7 +3,9 @@
 import { chmodSync } from "node:fs";
 import { describe, expect, it } from "vitest";
 import type { BenchRow } from "../../src/cli/bench.ts";
+import { gpt } from "../../src/cli/bench-cases.ts";
 import { comparisons } from "../../src/cli/bench-rows.ts";
+import type { ParameterNode } from "../../src/ir/node.ts";
 import { anekit, lines, temporaryFolder } from "./anekit.ts";
 
 const temporary = temporaryFolder();
@@ -32,6 +34,21 @@ async function bench(
   expect(code, stderr).toBe(0);
   return { rows: lines(stdout).map((line) => JSON.parse(line) as BenchRow), stderr };
 }
+
+it("models that are measured have random weights", () => {
+  const size = { dim: 32, hidden: 64, layers: 2, heads: 2, sequence: 8, vocab: 64 };
+  for (const [name, { node, shape }] of gpt(size, "fp32").parameters) {
+    const { initial } = node as ParameterNode;
+    if (typeof initial === "number") {
+      expect({ name, initial }).toEqual({ name: expect.stringMatching(/gamma$/), initial: 1 });
+      continue;
+    }
+    const squares = Array.from(initial, (value) => Number(value) ** 2);
+    const deviation = Math.sqrt(squares.reduce((sum, square) => sum + square, 0) / squares.length);
+    expect(deviation * Math.sqrt(shape[1]!), name).toBeGreaterThan(0.9);
+    expect(deviation * Math.sqrt(shape[1]!), name).toBeLessThan(1.1);
+  }
+});
 
 describe("anekit bench", { timeout: 90_000 }, () => {
   it("prints one row per comparison", async () => {
