@@ -7,11 +7,12 @@
 // atomics and half-precision arithmetic.
 
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { basename, join, relative, resolve } from "node:path";
 import { pathToFileURL } from "node:url";
 import { build } from "tsdown";
+import { removeStaleTemporaries, temporaryName } from "../src/data/files.ts";
 import { command, root } from "./steps.ts";
 
 const folder = join(root, "node_modules/.cache/anekit-arm64");
@@ -49,7 +50,9 @@ export async function runArm64(
   { args = [], cpu = "max", stdio = "inherit", variables = {} }: RunOptions = {},
 ): Promise<Ended> {
   mkdirSync(folder, { recursive: true });
-  const work = mkdtempSync(join(folder, "run-"));
+  await removeStaleTemporaries(folder); // of runs that were killed
+  const work = join(folder, temporaryName());
+  mkdirSync(work);
   try {
     const paths = files.map((file) => resolve(file));
     const tests = paths.every((path) => path.endsWith(".test.ts"));

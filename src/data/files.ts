@@ -171,7 +171,8 @@ function realpathOr<T>(path: string, otherwise: T): string | T {
 /** `.anekit-tmp-<process id>-<random>`, and the name of the folder it replaces where it holds one aside. */
 const temporaryPattern = /^\.anekit-tmp-(\d{1,10})-[0-9a-f]{16}(?:-aside-(.+))?$/s;
 
-function temporaryName(aside?: string): string {
+/** A name that {@link removeStaleTemporaries} knows, and that nothing else has. */
+export function temporaryName(aside?: string): string {
   const name = `${temporaryPrefix}${process.pid}-${randomBytes(8).toString("hex")}`;
   return aside === undefined ? name : `${name}-aside-${aside}`;
 }
