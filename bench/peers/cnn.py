@@ -6,7 +6,7 @@ started = time.perf_counter()
 
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
-from serve import THREADS, arguments, serve  # noqa: E402
+from serve import THREADS, arguments, fastest, serve  # noqa: E402
 from torch import nn  # noqa: E402
 
 FORMATS = {"channels first": torch.contiguous_format, "channels last": torch.channels_last}
@@ -52,13 +52,7 @@ def main():
         return step
 
     works = {name: prepared(layout) for name, layout in FORMATS.items()}
-    best = dict.fromkeys(works, float("inf"))
-    for _ in range(8):
-        for name, work in works.items():
-            before = time.perf_counter()
-            work()
-            best[name] = min(best[name], time.perf_counter() - before)
-    faster = min(best, key=best.get)
+    faster = fastest(works, 8)
 
     def step(repetitions):
         for _ in range(repetitions):

@@ -5,7 +5,7 @@ import time
 started = time.perf_counter()
 
 import torch  # noqa: E402
-from serve import THREADS, arguments, serve  # noqa: E402
+from serve import THREADS, arguments, fastest, serve  # noqa: E402
 
 FORMATS = {"channels first": torch.contiguous_format, "channels last": torch.channels_last}
 
@@ -27,14 +27,8 @@ def main():
         return lambda: torch.ops.aten.convolution_backward(dy, x, w, None, ones, ones, ones, False, zeros, 1, wanted)
 
     works = {name: prepared(layout) for name, layout in FORMATS.items()}
-    best = dict.fromkeys(works, float("inf"))
     with torch.no_grad():
-        for _ in range(20):
-            for name, work in works.items():
-                before = time.perf_counter()
-                work()
-                best[name] = min(best[name], time.perf_counter() - before)
-        faster = min(best, key=best.get)
+        faster = fastest(works, 20)
 
         def step(repetitions):
             for _ in range(repetitions):

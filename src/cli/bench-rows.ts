@@ -59,6 +59,19 @@ interface Shapes {
   readonly convert: number;
 }
 
+/** For one image of ImageNet. */
+function network(
+  name: string,
+  model: ImageShape["model"],
+  config: ImageShape["config"],
+  parameters: number,
+  products: number,
+): ImageShape {
+  return { name, model, config, image: [1, 3, 224, 224], parameters, products };
+}
+
+const vitB16 = { imageSize: 224, patchSize: 16, nLayer: 12, nHead: 12, nEmbd: 768 };
+
 const fullShapes: Shapes = {
   rows: 256,
   layers: [
@@ -81,38 +94,10 @@ const fullShapes: Shapes = {
   largest: "110M",
   encoder: { dim: 384, hidden: 1536, layers: 6, heads: 12, sequence: 128, vocab: 30522 },
   images: [
-    {
-      name: "resnet-18",
-      model: "ResNet",
-      config: { block: "basic", layers: [2, 2, 2, 2] },
-      image: [1, 3, 224, 224],
-      parameters: 11_689_512,
-      products: 1.814e9,
-    },
-    {
-      name: "resnet-50",
-      model: "ResNet",
-      config: { block: "bottleneck", layers: [3, 4, 6, 3] },
-      image: [1, 3, 224, 224],
-      parameters: 25_557_032,
-      products: 4.089e9,
-    },
-    {
-      name: "mobilenet-v2",
-      model: "MobileNetV2",
-      config: {},
-      image: [1, 3, 224, 224],
-      parameters: 3_504_872,
-      products: 0.301e9,
-    },
-    {
-      name: "vit-b-16",
-      model: "VisionTransformer",
-      config: { imageSize: 224, patchSize: 16, nLayer: 12, nHead: 12, nEmbd: 768 },
-      image: [1, 3, 224, 224],
-      parameters: 86_567_656,
-      products: 17.564e9,
-    },
+    network("resnet-18", "ResNet", { block: "basic", layers: [2, 2, 2, 2] }, 11_689_512, 1.814e9),
+    network("resnet-50", "ResNet", { block: "bottleneck", layers: [3, 4, 6, 3] }, 25_557_032, 4.089e9),
+    network("mobilenet-v2", "MobileNetV2", {}, 3_504_872, 0.301e9),
+    network("vit-b-16", "VisionTransformer", vitB16, 86_567_656, 17.564e9),
   ],
   cnn: { image: [3, 32, 32], channels: [32, 64, 128], classes: 10, batch: 64 },
   mlp: { widths: [784, 256, 10], batch: 128 },

@@ -9,6 +9,7 @@ import { afterAll, afterEach, describe, expect, it } from "vitest";
 import { AbortedError, ConfigError, FileError } from "../core/errors.ts";
 import { type DownloadOptions, download, downloadSet } from "./download.ts";
 import type { KnownSet } from "./sets.ts";
+import { tarEntry } from "./tar.harness.ts";
 
 const root = mkdtempSync(join(tmpdir(), "anekit-download-"));
 afterAll(() => rmSync(root, { recursive: true }));
@@ -215,19 +216,7 @@ describe("download", () => {
 describe("downloadSet", () => {
   /** A tar of one file. */
   const member = Buffer.from("hello, set");
-  const header = Buffer.alloc(512);
-  header.write("dir/data.bin");
-  header.write(`${member.length.toString(8).padStart(11, "0")}\0`, 124);
-  header.write("0", 156);
-  header.write("        ", 148);
-  header.write(
-    `${header
-      .reduce((sum, byte) => sum + byte, 0)
-      .toString(8)
-      .padStart(6, "0")}\0 `,
-    148,
-  );
-  const archive = gzipSync(Buffer.concat([header, member, Buffer.alloc(502 + 1024)]));
+  const archive = gzipSync(Buffer.concat([tarEntry({ name: "dir/data.bin", data: member }), Buffer.alloc(1024)]));
   const all: KnownSet["members"] = new Map([["dir/data.bin", member.length]]);
   const set = (url: string, members: KnownSet["members"] | null = all): KnownSet => ({
     name: "tiny",

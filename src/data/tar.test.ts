@@ -13,41 +13,12 @@ import { join } from "node:path";
 import { gzipSync } from "node:zlib";
 import { afterAll, describe, expect, it } from "vitest";
 import { FileError } from "../core/errors.ts";
+import { type TarEntry, tarEntry } from "./tar.harness.ts";
 import { unpackTarGz } from "./tar.ts";
 
 const root = mkdtempSync(join(tmpdir(), "anekit-tar-"));
 afterAll(() => rmSync(root, { recursive: true }));
 let count = 0;
-
-interface Entry {
-  readonly name: string;
-  readonly data?: Uint8Array;
-  readonly type?: string;
-  readonly link?: string;
-  /** What the header says instead of the data's length. */
-  readonly size?: string;
-}
-
-/** A ustar header and its data, whole blocks. */
-function entry({ name, data = new Uint8Array(0), type = "0", link = "", size }: Entry): Buffer {
-  const header = Buffer.alloc(512);
-  header.write(name, 0, 100, "latin1");
-  header.write("0000644\0", 100);
-  header.write(`${size ?? data.length.toString(8).padStart(11, "0")}\0`, 124, "latin1");
-  header.write(type, 156);
-  header.write(link, 157);
-  header.write("ustar\x0000", 257, "latin1");
-  header.write("        ", 148);
-  header.write(
-    `${header
-      .reduce((sum, byte) => sum + byte, 0)
-      .toString(8)
-      .padStart(6, "0")}\0 `,
-    148,
-    "latin1",
-  );
-  return Buffer.concat([header, data, Buffer.alloc((512 - (data.length % 512)) % 512)]);
-}
 
 const bytes = (length: number, seed = 0) => Uint8Array.from({ length }, (_, i) => (i * 31 + seed) % 256);
 const wanted = [
@@ -67,7 +38,7 @@ async function unpack(archive: Uint8Array, ask: ReadonlyMap<string, number> = me
   expect(readdirSync(base).sort()).toEqual(["out", "set.tar.gz"]); // nothing beside
   return folder;
 }
-const tarGz = (...entries: readonly Entry[]) => gzipSync(Buffer.concat([...entries.map(entry), end]));
+const tarGz = (...entries: readonly TarEntry[]) => gzipSync(Buffer.concat([...entries.map(tarEntry), end]));
 
 describe("unpackTarGz", () => {
   it("writes the members that are asked for, and nothing else", async () => {
@@ -84,7 +55,7 @@ describe("unpackTarGz", () => {
 
   it("skips names that lead elsewhere, links, devices and extended headers", async () => {
     const data = bytes(100);
-    const hostile: Entry[] = [
+    const hostile: TarEntry[] = [
       { name: "../escaped", data },
       { name: "/tmp/anekit-escaped", data },
       { name: "set/../../escaped", data },
@@ -128,10 +99,10 @@ describe("unpackTarGz", () => {
       "it was cut short",
     ],
     ["a header that is none", gzipSync(bytes(2048)), "is not an octal number"],
-    ["a wrong header checksum", gzipSync(Buffer.concat([entry(a).fill("x", 0, 3), end])), "checksum does not match"],
+    ["a wrong header checksum", gzipSync(Buffer.concat([tarEntry(a).fill("x", 0, 3), end])), "checksum does not match"],
     ["no archive", bytes(600), "gzip: incorrect header check"],
     ["nothing", new Uint8Array(0), "gzip: unexpected end of file"],
-    ["a bomb", gzipSync(Buffer.alloc(2 ** 23, entry({ name: "x" }))), "unpacks to more than 1051600 bytes"],
+    ["a bomb", gzipSync(Buffer.alloc(2 ** 23, tarEntry({ name: "x" }))), "unpacks to more than 1051600 bytes"],
   ])("refuses %s", async (_name, archive, message) => {
     const unpacking = unpack(archive);
     await expect(unpacking).rejects.toThrow(FileError);
@@ -142,7 +113,7 @@ describe("unpackTarGz", () => {
     const whole = tarGz(...wanted);
     for (let length = 0; length < whole.length - 8; length += 7)
       await expect(unpack(whole.subarray(0, length)), `${length} bytes`).rejects.toThrow(FileError);
-    const plain = Buffer.concat(wanted.map(entry));
+    const plain = Buffer.concat(wanted.map(tarEntry));
     for (const length of [1, 511, 513, 1000, 1535, 1537, 2000])
       await expect(unpack(gzipSync(plain.subarray(0, length))), `${length} bytes`).rejects.toThrow(FileError);
   });

@@ -10,6 +10,7 @@ import {
   decideAccelerate,
   readAccelerateProbe,
   thresholdsOf,
+  timedSizes,
 } from "../../src/engines/cpu/accelerate.ts";
 import { createCpu } from "../../src/engines/cpu/index.ts";
 import { chooseIsa, cpuFeatures } from "../../src/engines/cpu/isa/features.ts";
@@ -131,17 +132,7 @@ describe.skipIf(built instanceof Missing)("through the double", () => {
       return cache;
     }
     let subject: string[] | undefined;
-    const size = (m: number, k: number, n: number, batch = 1) => ({ m, n, k, batch, oursMs: 2, theirsMs: 1 });
-    const times: AccelerateProbe["measured"] = [
-      ...[64, 128, 256, 512, 1024].map((extent) => size(extent, extent, extent)),
-      size(64, 64, 64, 16),
-      size(128, 64, 128, 16),
-      size(256, 64, 256, 8),
-      size(512, 128, 512, 4),
-      size(1, 1024, 1024),
-      size(4, 1024, 1024),
-      size(8, 1024, 4096),
-    ];
+    const times: AccelerateProbe["measured"] = timedSizes.map((each) => ({ ...each, oursMs: 2, theirsMs: 1 }));
 
     test("is taken as it is, if it is one", async () => {
       const { state } = await decide(await kept((probe) => probe));

@@ -16,7 +16,7 @@ const recordKind = "accelerate-probe";
 
 const size = (m: number, k: number, n: number, batch = 1) => ({ m, k, n, batch });
 /** Products that are timed: small to large of every kind. */
-const timedSizes = [
+export const timedSizes = [
   ...[64, 128, 256, 512, 1024].map((extent) => size(extent, extent, extent)),
   size(64, 64, 64, 16),
   size(128, 64, 128, 16),
