@@ -51,7 +51,7 @@ async function open(name: string): Promise<ImageSplits & { readonly augmentation
 }
 
 /** `crop=2,flip`: what is not named does not happen; `none` is nothing. @throws {ConfigError} */
-export function parseAugmentation(text: string): Required<Augmentation> {
+function parseAugmentation(text: string): Required<Augmentation> {
   const augmentation = { crop: 0, flip: false, cutout: 0 };
   for (const part of text === "none" ? [] : text.split(",")) {
     const match = /^(?:flip|(crop|cutout)=(\d{1,3}))$/.exec(part.trim());

@@ -148,6 +148,7 @@ describe("image sets", () => {
     const set = testSet(3);
     expect(() => checkImageSet(set)).not.toThrow();
     expect(() => checkImageSet({ ...set, images: set.images.subarray(1) })).toThrow("3 labels and 119 bytes");
+    expect(() => new ImageBatches({ ...set, images: set.images.subarray(1) }, { batchSize: 1 })).toThrow("119 bytes");
     expect(() => checkImageSet({ ...set, classes: ["a", "b"] })).toThrow("label 2 of image 2 is outside [0, 1]");
     expect(() => checkImageSet({ ...set, labels: new Uint8Array(0) })).toThrow("there are no images");
     expect(() => checkImageSet({ ...set, shape: [2, 4, 0] })).toThrow("not a positive integer");

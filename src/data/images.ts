@@ -98,9 +98,10 @@ export class ImageBatches {
   #order: { readonly epoch: number; readonly images: Uint32Array } | undefined;
   #prepared: { readonly index: number; readonly batch: ImageBatch } | undefined;
 
-  /** @throws ConfigError for options out of range or a set with fewer images than a batch. */
+  /** @throws ConfigError for options out of range, a set with fewer images than a batch, or one that is not what it says. */
   constructor(set: ImageSet, options: ImageBatchesOptions) {
-    const { batchSize, seed = 0, augmentation = {}, normalization = channelStatistics(set) } = options;
+    const { batchSize, seed = 0, augmentation = {}, normalization } = options;
+    checkImageSet(set);
     const where = `data set ${set.name}`;
     if (!Number.isSafeInteger(seed) || seed < 0)
       throw new ConfigError(where, `seed ${seed} is not an integer of at least 0`);
@@ -108,7 +109,7 @@ export class ImageBatches {
       const what = `batchSize ${batchSize} is not an integer from 1 to the number of images, ${set.labels.length}`;
       throw new ConfigError(where, what, { limit: set.labels.length });
     }
-    const { mean, std } = normalization;
+    const { mean, std } = normalization ?? channelStatistics(set);
     const [channels] = set.shape;
     if (mean.length !== channels || std.length !== channels || !std.every((each) => each > 0)) {
       throw new ConfigError(

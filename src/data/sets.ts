@@ -88,7 +88,7 @@ export function dataFolder(environment: Readonly<Record<string, string | undefin
 }
 
 /** Whether a folder has all files of a set; what is in them is seen when they are read. */
-export function holdsSet({ files }: KnownSet, folder: string): boolean {
+function holdsSet({ files }: KnownSet, folder: string): boolean {
   return files.every((names) => names.some((name) => existsSync(join(folder, name))));
 }
 
