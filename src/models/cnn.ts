@@ -6,10 +6,9 @@ import { sameShape } from "../core/shape.ts";
 import { groupNorm } from "../nn/functional.ts";
 import { Linear, Scope, type ScopeOptions } from "../nn/layers.ts";
 import type { Tensor } from "../tensor.ts";
+import { checkConfig, positive } from "./config.ts";
 
 // Shape letters: B batch, C channels, H and W rows and columns.
-
-const positive = v.pipe(v.number(), v.integer(), v.minValue(1), v.maxValue(2 ** 16));
 
 /** Shape of a classifier, as checkpoints store it. */
 export const cnnConfigSchema = v.strictObject({
@@ -47,11 +46,7 @@ export function cnnConfig({
   head = "mean",
   classes,
 }: CnnOptions): CnnConfig {
-  const parsed = v.safeParse(cnnConfigSchema, { architecture: "cnn", imageShape, channels, groups, head, classes });
-  if (!parsed.success) {
-    const [issue] = parsed.issues;
-    throw new ConfigError("model", `${v.getDotPath(issue) ?? "configuration"}: ${issue.message}`);
-  }
+  const config = checkConfig(cnnConfigSchema, { architecture: "cnn", imageShape, channels, groups, head, classes });
   for (const count of channels) {
     if (count % groups !== 0) throw new ConfigError("model", `groups ${groups} does not divide ${count} channels`);
   }
@@ -59,7 +54,7 @@ export function cnnConfig({
   if (Math.min(imageShape[1], imageShape[2]) < 2 ** halvings) {
     throw new ConfigError("model", `images of ${formatShape(imageShape)} cannot be halved ${halvings} times`);
   }
-  return parsed.output;
+  return config;
 }
 
 export interface CnnForward {

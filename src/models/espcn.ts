@@ -4,15 +4,16 @@ import * as v from "valibot";
 import { Conv2d } from "../nn/convolution.ts";
 import { Scope, type ScopeOptions } from "../nn/layers.ts";
 import type { Tensor } from "../tensor.ts";
-import { checkConfig, ImageModel, positive, requireImages } from "./image-model.ts";
+import { checkConfig, positive } from "./config.ts";
+import { ImageModel, requireImages } from "./image-model.ts";
 
 const odd = v.pipe(
   positive,
   v.check((value) => value % 2 === 1, "filters have an odd side"),
 );
 
-/** Shape of a network, as checkpoints store it. */
-export const espcnConfigSchema = v.strictObject({
+/** Shape of a network. */
+const espcnConfigSchema = v.strictObject({
   /** How many times larger the sides become. */
   upscaleFactor: v.pipe(positive, v.maxValue(16)),
   /** Channels of the images: 1 for luminance, as in the paper. */

@@ -15,6 +15,7 @@ import {
   SwigluMlp,
 } from "../nn/layers.ts";
 import type { Tensor } from "../tensor.ts";
+import { checkConfig } from "./config.ts";
 
 // Shape letters: B batch, T positions, C channels (nEmbd), V vocabulary.
 
@@ -51,12 +52,12 @@ export interface GptOptions {
 /** Fills and checks a configuration. @throws {ConfigError} naming the field. */
 export function gptConfig({ architecture = "llama", nKvHead, hiddenDim, ...rest }: GptOptions): GptConfig {
   const hidden = hiddenDim ?? (architecture === "llama" ? 32 * Math.ceil((8 * rest.nEmbd) / 3 / 32) : 4 * rest.nEmbd);
-  const config = { architecture, ...rest, nKvHead: nKvHead ?? rest.nHead, hiddenDim: hidden };
-  const parsed = v.safeParse(gptConfigSchema, config);
-  if (!parsed.success) {
-    const [issue] = parsed.issues;
-    throw new ConfigError("model", `${v.getDotPath(issue) ?? "configuration"}: ${issue.message}`);
-  }
+  const config = checkConfig(gptConfigSchema, {
+    architecture,
+    ...rest,
+    nKvHead: nKvHead ?? rest.nHead,
+    hiddenDim: hidden,
+  });
   if (config.nEmbd % config.nHead !== 0)
     throw new ConfigError("model", `nHead ${config.nHead} does not divide nEmbd ${config.nEmbd}`);
   if (config.nHead % config.nKvHead !== 0)
@@ -64,7 +65,7 @@ export function gptConfig({ architecture = "llama", nKvHead, hiddenDim, ...rest 
   if (architecture === "llama" && (config.nEmbd / config.nHead) % 2 !== 0) {
     throw new ConfigError("model", `the head width ${config.nEmbd / config.nHead} is odd; rotary positions need pairs`);
   }
-  return parsed.output;
+  return config;
 }
 
 export interface GptForward {

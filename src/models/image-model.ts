@@ -1,21 +1,9 @@
-// What networks for images have in common: named state, its count, the checks of configurations and images.
+// What networks for images have in common: named state, its count, the check of images.
 
-import * as v from "valibot";
-import { ConfigError, formatAval, ShapeError } from "../core/errors.ts";
+import { formatAval, ShapeError } from "../core/errors.ts";
 import type { BatchNormUse } from "../nn/convolution.ts";
 import type { Scope } from "../nn/layers.ts";
 import type { Tensor } from "../tensor.ts";
-
-/** A size in a configuration. */
-export const positive = v.pipe(v.number(), v.integer(), v.minValue(1), v.maxValue(2 ** 16));
-
-/** A checked configuration. @throws {ConfigError} naming the field. */
-export function checkConfig<S extends v.GenericSchema>(schema: S, config: unknown): v.InferOutput<S> {
-  const parsed = v.safeParse(schema, config);
-  if (parsed.success) return parsed.output;
-  const [issue] = parsed.issues;
-  throw new ConfigError("model", `${v.getDotPath(issue) ?? "configuration"}: ${issue.message}`);
-}
 
 /** @throws {ShapeError} unless `images` is [N, channels, H, W] with sides that `side` divides. */
 export function requireImages(where: string, images: Tensor, channels: number, side = 1): void {

@@ -4,10 +4,11 @@ import * as v from "valibot";
 import { BatchNorm2d, type BatchNormUse, Conv2d, type Conv2dOptions } from "../nn/convolution.ts";
 import { Linear, Scope, type ScopeOptions } from "../nn/layers.ts";
 import type { Tensor } from "../tensor.ts";
-import { checkConfig, ImageModel, positive, requireImages } from "./image-model.ts";
+import { checkConfig, positive } from "./config.ts";
+import { ImageModel, requireImages } from "./image-model.ts";
 
-/** Shape of a network, as checkpoints store it. */
-export const mobileNetConfigSchema = v.strictObject({
+/** Shape of a network. */
+const mobileNetConfigSchema = v.strictObject({
   /** Scales the channels of all layers. */
   widthMultiplier: v.pipe(v.number(), v.minValue(0.05), v.maxValue(16)),
   /** Channels of the images. */

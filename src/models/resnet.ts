@@ -4,12 +4,13 @@ import * as v from "valibot";
 import { BatchNorm2d, type BatchNormUse, Conv2d } from "../nn/convolution.ts";
 import { Linear, Scope, type ScopeOptions } from "../nn/layers.ts";
 import type { Tensor } from "../tensor.ts";
-import { checkConfig, ImageModel, positive, requireImages } from "./image-model.ts";
+import { checkConfig, positive } from "./config.ts";
+import { ImageModel, requireImages } from "./image-model.ts";
 
 // Shape letters: N images, C channels, H and W sides of the feature maps.
 
-/** Shape of a network, as checkpoints store it. */
-export const resNetConfigSchema = v.strictObject({
+/** Shape of a network. */
+const resNetConfigSchema = v.strictObject({
   block: v.picklist(["basic", "bottleneck"]),
   /** Blocks of each stage; every stage but the first halves the sides and doubles the channels. */
   layers: v.pipe(v.array(positive), v.minLength(1), v.maxLength(8), v.readonly()),

@@ -5,10 +5,11 @@ import { ConfigError } from "../core/errors.ts";
 import { BatchNorm2d, type BatchNormUse, Conv2d, ConvTranspose2d } from "../nn/convolution.ts";
 import { Scope, type ScopeOptions } from "../nn/layers.ts";
 import type { Tensor } from "../tensor.ts";
-import { checkConfig, ImageModel, positive, requireImages } from "./image-model.ts";
+import { checkConfig, positive } from "./config.ts";
+import { ImageModel, requireImages } from "./image-model.ts";
 
-/** Shape of a network, as checkpoints store it. */
-export const unetConfigSchema = v.strictObject({
+/** Shape of a network. */
+const unetConfigSchema = v.strictObject({
   /** Channels of the images. */
   channels: positive,
   classes: positive,

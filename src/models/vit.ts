@@ -5,12 +5,13 @@ import { ConfigError, formatAval, ShapeError } from "../core/errors.ts";
 import { attention, mergeHeads, splitHeads } from "../nn/functional.ts";
 import { LayerNorm, Linear, Scope, type ScopeOptions } from "../nn/layers.ts";
 import type { Tensor } from "../tensor.ts";
-import { checkConfig, ImageModel, positive } from "./image-model.ts";
+import { checkConfig, positive } from "./config.ts";
+import { ImageModel } from "./image-model.ts";
 
 // Shape letters: N images, T positions (patches and the class token), C channels (nEmbd).
 
-/** Shape of a model, as checkpoints store it. */
-export const vitConfigSchema = v.strictObject({
+/** Shape of a model. */
+const vitConfigSchema = v.strictObject({
   /** Side of the images. */
   imageSize: positive,
   /** Side of a patch. */
