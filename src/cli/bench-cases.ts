@@ -147,20 +147,27 @@ async function training(task: Task, optimizer: Optimizer, engine: EngineChoice):
 }
 
 /**
- * A model with random weights, made faster than one that is to be trained. Not zeros, whose products are zeros, too: what is measured might depend on
- * that.
+ * Gives an empty model random weights, faster than those of one that is to be trained. Zeros, whose products are zeros, too, might take another time.
  */
-export function gpt({ dim, hidden, layers, heads, sequence, vocab }: ModelShape, type: "fp16" | "fp32"): Gpt {
-  const model = new Gpt(
-    { vocabSize: vocab, sequenceLen: sequence, nLayer: layers, nHead: heads, nEmbd: dim, hiddenDim: hidden },
-    { dtype: type, empty: true },
-  );
+function withWeights<M extends { readonly parameters: ReadonlyMap<string, Tensor> }>(model: M): M {
   for (const { node, shape, size } of model.parameters.values()) {
-    // Empty parameters are a number; gains are one, too, and stay.
-    if (node.kind === "parameter" && node.initial === 0)
-      (node as { initial: ParameterNode["initial"] }).initial = random(size, shape[1]! ** -0.5);
+    // Gains and biases, which have one axis, are as they should be.
+    if (node.kind === "parameter" && shape.length > 1)
+      (node as { initial: ParameterNode["initial"] }).initial = random(size, Math.sqrt(shape[0]! / size));
   }
   return model;
+}
+
+export function gpt({ dim, hidden, layers, heads, sequence, vocab }: ModelShape, type: "fp16" | "fp32"): Gpt {
+  const config = {
+    vocabSize: vocab,
+    sequenceLen: sequence,
+    nLayer: layers,
+    nHead: heads,
+    nEmbd: dim,
+    hiddenDim: hidden,
+  };
+  return withWeights(new Gpt(config, { dtype: type, empty: true }));
 }
 
 function languageModel(shape: ModelShape): Task {
@@ -247,7 +254,7 @@ const imageModels = { ResNet, MobileNetV2, VisionTransformer };
 /** A network's forward pass over one batch, its weights constants and batch norms folded. */
 export async function classifier({ model, config, image }: Omit<Spec<"images">, "kind">, engine: EngineChoice) {
   const make = imageModels[model] as new (config: object, options: ScopeOptions) => ImageModel;
-  const network = new make(config, { dtype: "fp32" });
+  const network = withWeights(new make(config, { dtype: "fp32", empty: true }));
   const program = await compile({ x: { shape: image, dtype: "fp32" } }, ({ x }) => freeze({ y: network.forward(x) }), {
     engine,
   });
