@@ -1,24 +1,19 @@
 // Makes random convolutions and their derivatives here and in PyTorch, there in fp64, and compares them:
 // npx tsx scripts/cross-check-convolutions.ts [COUNT] [SEED]. Needs the peers that `npm run bench` installs.
 
-import { spawnSync } from "node:child_process";
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { compile, grad, input, openEngine, type Tensor } from "../src/index.ts";
 import { filterShape, randomGeometry, resultShape, trimmed } from "../test/cpu/convolution-reference.ts";
 import { makeRandom } from "../test/plans/eager-engine.ts";
-import { root } from "./steps.ts";
+import { askPeer, requirePython } from "./peers.ts";
 
 /** Of the largest result: single precision's, a few hundred terms. */
 const tolerance = 1e-5;
 
 const [count, first] = [Number(process.argv[2] ?? 200), Number(process.argv[3] ?? 1)];
-const python = join(root, "node_modules/.cache/anekit-bench/venv/bin/python");
-if (!existsSync(python)) {
-  process.stderr.write("cross-check-convolutions: PyTorch is not installed: npm run bench -- mlp\n");
-  process.exit(2);
-}
+const python = requirePython("cross-check-convolutions", "torch", "npm run bench -- mlp");
 
 const sizeOf = (shape: readonly number[]) => shape.reduce((a, b) => a * b, 1);
 const cases = Array.from({ length: count }, (_, i) => {
@@ -52,10 +47,7 @@ try {
   });
   writeFileSync(join(folder, "values.bin"), Buffer.concat(chunks.map((values) => Buffer.from(values.buffer))));
   writeFileSync(join(folder, "plan.json"), JSON.stringify(plan));
-  const { stdout, stderr, status } = spawnSync(python, [join(root, "bench/peers/convolutions.py"), folder], {
-    encoding: "utf8",
-  });
-  if (status !== 0) throw new Error(stderr);
+  const { torch } = askPeer<{ torch: string }>(python, "convolutions", folder);
   const bytes = readFileSync(join(folder, "results.bin"));
   const theirs = new Float64Array(bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.byteLength));
 
@@ -80,7 +72,6 @@ try {
     }
   }
   if (at !== theirs.length) throw new Error(`${theirs.length} numbers, expected ${at}`);
-  const { torch } = JSON.parse(stdout) as { torch: string };
   process.stdout.write(
     `${count} convolutions on ${engine.name} and PyTorch ${torch}: largest difference ${worst.toExponential(1)} of the largest result\n`,
   );

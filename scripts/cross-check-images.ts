@@ -2,8 +2,7 @@
 // npx tsx scripts/cross-check-images.ts [--engine NAME] [MODEL...]. Needs a Python with torch and torchvision: ANEKIT_BENCH_PYTHON, or what
 // `npm run bench` installs with torchvision added to it (pip install --no-deps torchvision pillow).
 
-import { spawnSync } from "node:child_process";
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
@@ -11,7 +10,7 @@ import { RandomStream } from "../src/core/random.ts";
 import { parseEngine } from "../src/engines/open.ts";
 import { compile, freeze } from "../src/index.ts";
 import { type ImageModel, type ImagePresetName, imagePresets } from "../src/models/index.ts";
-import { root } from "./steps.ts";
+import { askPeer, requirePython } from "./peers.ts";
 
 /** Largest error relative to the largest result: fp32 sums in another order. */
 const tolerance = 1e-4;
@@ -20,15 +19,13 @@ const { values, positionals } = parseArgs({ options: { engine: { type: "string" 
 const engine = parseEngine(values.engine ?? "auto");
 const known = Object.keys(imagePresets) as ImagePresetName[];
 const names = positionals.length === 0 ? known : (positionals as ImagePresetName[]);
-const python = process.env.ANEKIT_BENCH_PYTHON ?? join(root, "node_modules/.cache/anekit-bench/venv/bin/python");
 const unknown = names.find((name) => !known.includes(name));
-const missing = !existsSync(python) || spawnSync(python, ["-c", "import torchvision"]).status !== 0;
-if (unknown !== undefined || missing) {
-  const why =
-    unknown === undefined ? `${python} has no torchvision` : `no model ${unknown}; there are ${known.join(", ")}`;
-  process.stderr.write(`cross-check-images: ${why}\n`);
+if (unknown !== undefined) {
+  process.stderr.write(`cross-check-images: no model ${unknown}; there are ${known.join(", ")}\n`);
   process.exit(2);
 }
+const remedy = "npm run bench -- mlp, then PYTHON -m pip install --no-deps torchvision pillow";
+const python = requirePython("cross-check-images", "torchvision", remedy);
 
 /** Gains and variances around 1, everything else around 0: a trained network has no neutral ones either. */
 function randomState({ parameters, statistics }: ImageModel): [string, readonly number[], Float32Array][] {
@@ -74,11 +71,7 @@ async function check(name: ImagePresetName): Promise<void> {
     };
     writeFileSync(join(folder, "plan.json"), JSON.stringify(plan));
     writeFileSync(join(folder, "weights.bin"), Buffer.concat(arrays.map((data) => new Uint8Array(data.buffer))));
-    const { stdout, stderr, status } = spawnSync(python, [join(root, "bench/peers/images.py"), folder], {
-      encoding: "utf8",
-    });
-    if (status !== 0) throw new Error(stderr);
-    const answer = JSON.parse(stdout) as Answer;
+    const answer = askPeer<Answer>(python, "images", folder);
     const theirs = new Float32Array(new Uint8Array(readFileSync(join(folder, "result.bin"))).buffer);
 
     // Weights are written into the state of a first program, of which the second takes its constants.

@@ -1,25 +1,26 @@
 // Runs networks for images here and in ONNX Runtime with the same parameters and image, and compares the scores:
 // npx tsx scripts/cross-check-onnx.ts [NAME…]. Needs the peers that `npm run bench` installs.
 
-import { spawnSync } from "node:child_process";
-import { existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { classifier } from "../src/cli/bench-cases.ts";
 import { comparisons } from "../src/cli/bench-rows.ts";
-import { root } from "./steps.ts";
+import { askPeer, requirePython } from "./peers.ts";
 
 /** Of the largest score. Networks of random weights let it grow or shrink from layer to layer. */
 const tolerance = 1e-3;
 
-const python = join(root, "node_modules/.cache/anekit-bench/venv/bin/python");
-if (!existsSync(python)) {
-  process.stderr.write("cross-check-onnx: ONNX Runtime is not installed: npm run bench -- encoder\n");
+const python = requirePython("cross-check-onnx", "onnxruntime", "npm run bench -- encoder");
+const networks = comparisons(false, 1).flatMap(({ name, ours }) => (ours.kind === "images" ? [{ name, ours }] : []));
+const names = process.argv.slice(2).map((name) => `images/${name}`);
+const unknown = names.find((name) => !networks.some((each) => each.name === name));
+if (unknown !== undefined) {
+  process.stderr.write(`cross-check-onnx: no ${unknown}; there are ${networks.map(({ name }) => name).join(", ")}\n`);
   process.exit(2);
 }
-const names = process.argv.slice(2);
-for (const { name, ours } of comparisons(false, 1)) {
-  if (ours.kind !== "images" || (names.length > 0 && !names.includes(name.replace("images/", "")))) continue;
+for (const { name, ours } of networks) {
+  if (names.length > 0 && !names.includes(name)) continue;
   const { kind: _kind, ...shape } = ours;
   const folder = mkdtempSync(join(tmpdir(), "anekit-cross-check-"));
   try {
@@ -40,12 +41,7 @@ for (const { name, ours } of comparisons(false, 1)) {
     });
     writeFileSync(join(folder, "plan.json"), JSON.stringify({ ...shape, weights, x: put(x) }));
     writeFileSync(join(folder, "values.bin"), Buffer.concat(chunks));
-    const { stdout, stderr, status } = spawnSync(python, [join(root, "bench/peers/classifiers.py"), folder], {
-      encoding: "utf8",
-      maxBuffer: 2 ** 26,
-    });
-    if (status !== 0) throw new Error(stderr);
-    const theirs = JSON.parse(stdout) as { onnxruntime: string; result: number[] };
+    const theirs = askPeer<{ onnxruntime: string; result: number[] }>(python, "classifiers", folder);
     const { data } = run().y;
     const largest = theirs.result.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
     const worst = theirs.result.reduce((most, value, i) => Math.max(most, Math.abs(value - Number(data[i]))), 0);

@@ -1,15 +1,14 @@
 // Trains the same model from the same weights on the same tokens here and in PyTorch, and compares the losses step by step:
 // npx tsx scripts/cross-check.ts [110M|15M|0.9M] [STEPS]. Needs the peers that `npm run bench` installs.
 
-import { spawnSync } from "node:child_process";
-import { existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Gpt } from "../src/models/index.ts";
 import { adamw } from "../src/optim/index.ts";
 import { TokenDataset, Trainer } from "../src/train/index.ts";
 import { languageModelTask } from "../src/train/task.ts";
-import { root } from "./steps.ts";
+import { askPeer, requirePython } from "./peers.ts";
 
 const shapes = {
   "110M": { vocabSize: 32000, sequenceLen: 256, nLayer: 12, nHead: 12, nEmbd: 768, hiddenDim: 2048 },
@@ -24,13 +23,11 @@ const learningRate = 1e-4;
 const name = (process.argv[2] ?? "15M") as keyof typeof shapes;
 const steps = Number(process.argv[3] ?? 20);
 const shape = shapes[name];
-const python = join(root, "node_modules/.cache/anekit-bench/venv/bin/python");
-if (shape === undefined || !existsSync(python)) {
-  process.stderr.write(
-    `cross-check: ${shape === undefined ? `no model ${name}` : "PyTorch is not installed: npm run bench -- mlp"}\n`,
-  );
+if (shape === undefined) {
+  process.stderr.write(`cross-check: no model ${name}; there are ${Object.keys(shapes).join(", ")}\n`);
   process.exit(2);
 }
+const python = requirePython("cross-check", "torch", "npm run bench -- mlp");
 
 const model = new Gpt(shape, { dtype: "fp32", seed: 1 });
 const text = Int32Array.from(
@@ -67,12 +64,7 @@ try {
   const plan = { threads: 2, model: { dim, hidden, layers, heads, sequence, vocab }, learningRate, weights, batches };
   writeFileSync(join(folder, "plan.json"), JSON.stringify(plan));
 
-  const { stdout, stderr, status } = spawnSync(python, [join(root, "bench/peers/losses.py"), folder], {
-    encoding: "utf8",
-    maxBuffer: 2 ** 26,
-  });
-  if (status !== 0) throw new Error(stderr);
-  const theirs = JSON.parse(stdout) as { torch: string; losses: number[] };
+  const theirs = askPeer<{ torch: string; losses: number[] }>(python, "losses", folder);
 
   using trainer = await Trainer.create({ task, optimizer: adamw({ learningRate }), precision: "fp32", clipNorm: null });
   let worst = 0;

@@ -145,8 +145,8 @@ function repositoryFile(path: string): string {
   }
 }
 
-/** The Python that has the peers: ANEKIT_BENCH_PYTHON, or the one that `npm run bench` made. */
-function peerPython(): string {
+/** The Python that has the peers: ANEKIT_BENCH_PYTHON, or the one that `npm run bench` made. @throws {Missing} */
+export function peerPython(): string {
   const { ANEKIT_BENCH_PYTHON: named } = process.env;
   if (named) return named;
   const folder = fileURLToPath(new URL(".", packageFile("package.json", "install the package again")));
