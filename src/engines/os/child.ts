@@ -18,6 +18,9 @@ export interface ChildOptions {
   readonly limitMs: number;
 }
 
+/** Time that a process may take to start on a busy machine, ms. */
+const startMs = 30_000;
+
 /** A process that answers requests: started when needed, again after it was lost, ended with this process. */
 export class Child<Request extends object, Answer extends object> {
   readonly #options: ChildOptions;
@@ -35,17 +38,19 @@ export class Child<Request extends object, Answer extends object> {
     return this.#losses;
   }
 
-  /** The next message, or how the process was lost. */
-  #next(child: ChildProcess, send?: Request): Promise<unknown> {
-    const { limitMs } = this.#options;
+  /** The next message within so many milliseconds, or how the process was lost. */
+  #next(child: ChildProcess, limitMs: number, send?: Request): Promise<unknown> {
     return new Promise((resolve) => {
+      let settled = false;
       const done = (result: unknown) => {
+        settled = true;
         clearTimeout(timer);
         child.removeAllListeners();
         child.on("error", () => {});
         resolve(result);
       };
       const lost = (outcome: Lost["outcome"], detail: string) => {
+        if (settled) return; // a request that cannot be sent fails once more
         this.stop();
         this.#losses++;
         done({ outcome, detail } satisfies Lost);
@@ -68,10 +73,10 @@ export class Child<Request extends object, Answer extends object> {
         serialization: "advanced",
         stdio: ["ignore", "ignore", "ignore", "ipc"],
       });
-      const hello = await this.#next(this.#child);
+      const hello = await this.#next(this.#child, startMs);
       if (hello !== "ready") return hello as Lost;
     }
-    return (await this.#next(this.#child, request)) as Answer | Lost;
+    return (await this.#next(this.#child, limitMs, request)) as Answer | Lost;
   }
 
   stop(): void {
