@@ -7,11 +7,13 @@ import {
   constant,
   type Engine,
   type Feed,
+  grad,
   input,
   parameter,
   stack,
   type Tensor,
 } from "../../src/index.ts";
+import { groupNorm } from "../../src/nn/index.ts";
 import { difference, instructionSets, openCpu, rowsOf } from "./compare.ts";
 
 const engines: Engine[] = [];
@@ -237,5 +239,75 @@ describe("stages", () => {
     };
     const [got, want] = [await run(true), await run(false)];
     for (const [i, value] of want.entries()) expect(got[i]!).toBeCloseTo(value, 2);
+  });
+});
+
+describe("reductions of columns and the maps around them", () => {
+  test("a map that they and others read, twice in one place", () => {
+    const x = leaf([40, 3, 32], "x");
+    const centred = x.sub(x.mean([0], { keepDims: true }));
+    const squares = centred.mul(centred).sum([0]);
+    return agrees(
+      { squares, cubes: centred.mul(centred).mul(centred).sum([0, 1]), centred: centred.mul(2), rest: squares.sqrt() },
+      { x: wave(40 * 96) },
+    );
+  });
+  test("maps of their results, with what was there before and what comes after", () => {
+    const [x, b] = [leaf([4, 24, 2, 16], "x"), leaf([2, 16], "b")];
+    const sums = x.sum([1]);
+    const shifted = sums.add(b).relu();
+    return agrees({ shifted, later: shifted.mul(x.max([1])), sums: sums.neg() }, { x: wave(4 * 768), b: wave(32) });
+  });
+  test("the largest of a column in fp16 is found again", async () => {
+    const x = input([48, 32], { dtype: "fp16", name: "x" });
+    const scaled = x.mul(0.3);
+    const largest = scaled.max([0], { keepDims: true });
+    const outputs = { hits: scaled.equal(largest).cast("fp16").sum([0]), scaled: scaled.add(1) };
+    for (const engine of engines) {
+      using program = await compile(outputs, { engine });
+      const { hits } = await program.run({
+        x: Float32Array.from({ length: 48 * 32 }, (_, i) => ((i * 37) % 1009) / 7),
+      });
+      for (const count of hits.data) expect(count, engine.reason).toBeGreaterThanOrEqual(1);
+    }
+  });
+  test("norms of groups behind a convolution, and their derivatives", () => {
+    const x = leaf([2, 16, 9, 10], "x");
+    const w = leaf([24, 16, 3, 3], "w");
+    const [gamma, beta] = [leaf([24], "gamma"), leaf([24], "beta")];
+    const loss = groupNorm(x.conv(w, { pad: 1 }), 4, { gamma, beta })
+      .relu()
+      .maxPool(2)
+      .mul(leaf([2, 24, 4, 5], "g"))
+      .sum();
+    const [dx, dw, dgamma, dbeta] = grad(loss, [x, w, gamma, beta]) as [Tensor, Tensor, Tensor, Tensor];
+    return agrees(
+      { loss, dx, dw, dgamma, dbeta },
+      { x: wave(2880), w: wave(3456).map((value) => value / 12), gamma: wave(24), beta: wave(24), g: wave(960) },
+    );
+  });
+});
+
+describe("products that finish what follows", () => {
+  test("are stored as such where they are results, too", () => {
+    const product = leaf([33, 65], "x").matmul(leaf([65, 48], "y"));
+    return agrees({ product, again: product, relu: product.relu() }, { x: whole(33 * 65), y: whole(65 * 48) });
+  });
+  test("with biases, residuals and bounds, of which one is a product", () => {
+    const [x, w] = [
+      leaf([2, 17, 40], "x"),
+      constant(
+        wave(40 * 40).map((value) => value / 8),
+        [40, 40],
+        { dtype: "fp32" },
+      ),
+    ];
+    const [b, s] = [leaf([40], "b"), leaf([1], "s")];
+    const residual = x.matmul(w);
+    const y = x.mul(0.5).matmul(w).add(b).add(residual).add(s);
+    return agrees(
+      { y: y.clip(-0.5, 0.75), z: x.matmul(w, { transposeY: true }).add(residual).relu() },
+      { x: wave(17 * 80), b: wave(40), s: [0.25] },
+    );
   });
 });

@@ -201,18 +201,22 @@ class Fuser {
       if (array.source.kind !== "reduce" || isRowReduction(array)) continue;
       let dims = squeeze(domainOf(array));
       let count = 0;
+      const { fold } = array.source;
       const absorb = (reader: GraphArray) => {
-        for (const operand of operandsOf(reader)) {
-          const root = rootOf(operand);
+        const operands = operandsOf(reader);
+        for (const root of new Set(operands.map(rootOf))) {
           if (root.source.kind !== "map" || this.#outputs.has(root) || count >= memberLimit) continue;
           const extents = squeeze(root.shape);
           const finer = sizeOf(extents) === sizeOf(dims) ? refine(dims, extents) : undefined;
-          if (finer === undefined || this.#relation(operand, extents, 0) !== "same") continue;
+          const seen = operands.filter((operand) => rootOf(operand) === root);
+          if (finer === undefined || seen.some((operand) => this.#relation(operand, extents, 0) !== "same")) continue;
           const single = this.#uses.get(root)!.length === 1;
-          if (!single && !this.#isCheap(root)) continue;
+          // Which element is the largest is told by comparing it with what was stored: rounded to fp16.
+          const exact = fold === "sum" || root.dtype !== "fp16";
+          if (!single && !(exact && this.#isCheap(root))) continue;
           count++;
           dims = finer;
-          const own = single ? root : this.#again(operand, reader);
+          const own = single ? root : this.#again(root, reader);
           this.#absorbed.set(own, array);
           absorb(own);
         }
@@ -243,25 +247,26 @@ class Fuser {
     return operations <= cheapOperations && reads.size <= cheapReads;
   }
 
-  /** A copy of the map behind an operand, for one reader. */
-  #again(operand: GraphArray, reader: GraphArray): GraphArray {
-    const { id, dtype, shape, source, operator } = rootOf(operand);
-    const copy = new GraphArray(id, dtype, shape, source, operator);
+  /** A copy of a map, for one of its readers. */
+  #again(map: GraphArray, reader: GraphArray): GraphArray {
+    const { id, dtype, shape, operator } = map;
+    const source = map.source as SourceOf<"map">;
+    // Others may read what was stored.
+    const f: typeof source.f = (v, lanes) =>
+      dtype === "fp16" ? v.roundFloat16(source.f(v, lanes)) : source.f(v, lanes);
+    const copy = new GraphArray(id, dtype, shape, { ...source, f }, operator);
     const seen = (array: GraphArray): GraphArray =>
       array.source.kind === "view"
         ? new GraphArray(array.id, array.dtype, array.shape, { ...array.source, of: seen(array.source.of) }, "")
         : copy;
-    const uses = this.#uses.get(rootOf(operand))!;
+    const uses = this.#uses.get(map)!;
     uses.splice(uses.indexOf(reader), 1);
     this.#uses.set(copy, [reader]);
     for (const root of new Set(operandsOf(copy).map(rootOf))) this.#uses.get(root)!.push(copy);
     const { source: own } = reader;
-    if (own.kind === "reduce") reader.source = { ...own, x: seen(operand) };
-    else if (own.kind === "map")
-      reader.source = {
-        ...own,
-        operands: own.operands.map((each) => (rootOf(each) === rootOf(operand) ? seen(each) : each)),
-      };
+    const read = (operand: GraphArray) => (rootOf(operand) === map ? seen(operand) : operand);
+    if (own.kind === "reduce") reader.source = { ...own, x: read(own.x) };
+    else if (own.kind === "map") reader.source = { ...own, operands: own.operands.map(read) };
     return copy;
   }
 
