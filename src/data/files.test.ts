@@ -153,7 +153,7 @@ describe("makeFolder", () => {
     await writeFile(join(folder, "file"), "");
     await symlink(join(folder, "nothing"), join(folder, "link"));
     expect(() => makeFolder(join(folder, "file"))).toThrow("file: is a file, not a folder");
-    expect(() => makeFolder(join(folder, "file", "a", "b"))).toThrow("a part of the path is not a folder");
+    expect(() => makeFolder(join(folder, "file", "a", "b"))).toThrow(/not a folder/); // which part is, some versions of Node tell
     expect(() => makeFolder(join(folder, "link"))).toThrow(FileError);
   });
 
@@ -252,7 +252,7 @@ describe("removeStaleTemporaries", () => {
     expect(await removeStaleTemporaries(folder)).toEqual([dead, deadFolder, `${temporaryPrefix}other`].sort());
     expect(await names()).toEqual([alive, ours, "data"].sort());
     expect(await removeStaleTemporaries(join(folder, "no such folder"))).toEqual([]);
-    await expect(removeStaleTemporaries(join(folder, "data"))).rejects.toThrow("a part of the path is not a folder");
+    await expect(removeStaleTemporaries(join(folder, "data"))).rejects.toThrow(/not a folder/); // which part is, some versions of Node tell
   });
 
   it("removes one of an earlier process with this process's id", async () => {

@@ -239,14 +239,16 @@ export function emitGemm(code: Code, kernel: GemmKernel): void {
   if (ahead !== undefined) {
     const next = new Label();
     code.mov(r9, r4);
-    bySize(code, outer.panels, r10, (size) => addImm(code, r9, size * outer.along, r0));
+    const isPacked = outer.access === "shared";
+    if (isPacked) addImm(code, r9, outer.packed.panelBytes, r0);
+    else bySize(code, outer.panels, r10, (size) => addImm(code, r9, size * outer.along, r0));
     if (kBlocks > 1) {
       // Behind the last panel comes the first one's next block of k.
       code.lea(r0, mem(r10, 1));
       code.alu("cmp", r0, frame(`${names.outer}End`));
       code.jcc("b", next);
       code.mov(r9, frame(names.outer));
-      addImm(code, r9, kBlock * outer.overK, r0);
+      addImm(code, r9, isPacked ? outer.panels.count * outer.packed.panelBytes : kBlock * outer.overK, r0);
       code.bind(next);
     }
     code.mov(frame("ahead"), r9);

@@ -184,23 +184,27 @@ interface Ahead {
 export function aheadOf(kernel: GemmKernel): Ahead | undefined {
   const [outer, inner] = kernel.outer === "p" ? [kernel.p, kernel.q] : [kernel.q, kernel.p];
   const { size } = outer.panels;
-  const unit = storageBytes[outer.storage];
+  const isPacked = outer.access === "shared";
+  const unit = isPacked ? storageBytes.fp32 : storageBytes[outer.storage];
+  const { stride, layout } = outer.packed;
+  const packed = layout === "byK" ? { along: unit, overK: stride } : { along: stride, overK: unit };
+  const { along, overK } = isPacked ? packed : outer;
   const tiles = Math.min(inner.chunk, inner.panels.count);
-  if (kernel.sums.length > 0 || outer.access === "shared" || tiles < 2 || outer.panels.count < 2) return undefined;
-  if (outer.overK === unit) {
+  if (kernel.sums.length > 0 || tiles < 2 || outer.panels.count < 2) return undefined;
+  if (overK === unit) {
     const rows = Math.ceil(size / tiles);
-    const offsets = Array.from({ length: rows }, (_, i) => i * outer.along);
-    return { offsets, step: unroll * unit, perTile: rows * outer.along, tiles };
+    const offsets = Array.from({ length: rows }, (_, i) => i * along);
+    return { offsets, step: unroll * unit, perTile: rows * along, tiles };
   }
-  if (outer.along !== unit) return undefined;
-  const aligned = (size * unit) % 64 === 0 && outer.overK % 64 === 0;
+  if (along !== unit) return undefined;
+  const aligned = (size * unit) % 64 === 0 && overK % 64 === 0;
   const lines = Math.ceil((size * unit) / 64) + (aligned ? 0 : 1);
   const rows = Math.ceil(unroll / tiles);
   const offsets = Array.from(
     { length: rows * lines },
-    (_, i) => Math.floor(i / lines) * outer.overK + (i % lines) * 64,
+    (_, i) => Math.floor(i / lines) * overK + (i % lines) * 64,
   );
-  return { offsets, step: rows * outer.overK, tiles: Math.ceil(unroll / rows) };
+  return { offsets, step: rows * overK, tiles: Math.ceil(unroll / rows) };
 }
 
 /** Number of tasks. */
