@@ -223,7 +223,7 @@ function correlate(n: Native, { x, axes, filters, groups, dtype, reversed = fals
     const sum = n.reduce("sum", terms, range(1 + d, d));
     return n.reshape(stored(n, sum, dtype), [batch, ...outs, groups * rows]);
   }
-  if (!n.isConstant(filters) && rows >= 2 * batch * positions && taps > 1) {
+  if (!n.isConstant(filters) && rows >= batch * positions && taps > 1) {
     // More is read of filters than of windows, so these take the order of those, as they lie in memory.
     const [seen, lines] = reversed
       ? [n.windows(inside.x, 1, inside.axes.map(backward)), filtersBackward(n, filters)]
