@@ -124,16 +124,19 @@ function usesOf(graph: Graph): Map<GraphArray, GraphArray[]> {
   return uses;
 }
 
-/** Extents of a column reduction's result, before and behind those that it reduces. */
-function resultDims({ members, dims }: Group): readonly [outer: number[], inner: number[]] {
+/** Elements before and behind what a column reduction reduces. */
+function aroundColumns({ members }: Group): readonly [outer: number, inner: number] {
   const { x, axes } = members[0]!.source as SourceOf<"reduce">;
-  const size = sizeOf(x.shape.slice(0, Math.min(...axes)));
-  const lanes = sizeOf(x.shape.slice(Math.max(...axes) + 1));
-  let outer = 0;
-  for (let product = 1; product < size; ) product *= dims[outer++]!;
-  let inner = dims.length;
-  for (let product = 1; product < lanes; ) product *= dims[--inner]!;
-  return [dims.slice(0, outer), dims.slice(inner)];
+  return [sizeOf(x.shape.slice(0, Math.min(...axes))), sizeOf(x.shape.slice(Math.max(...axes) + 1))];
+}
+
+/** Positions in the dimensions of a column reduction where what it reduces begins and ends. */
+export function columnBorders(group: Group, dims: readonly number[]): [first: number, last: number] {
+  const [outer, inner] = aroundColumns(group);
+  let [first, last] = [0, dims.length];
+  for (let product = 1; product < outer; ) product *= dims[first++]!;
+  for (let product = 1; product < inner; ) product *= dims[--last]!;
+  return [first, last];
 }
 
 /** Operations of a map's expression, those counted several times that take as long. */
@@ -521,7 +524,8 @@ class Fuser {
       const groups = new Set(operands.map(({ operand }) => this.#groupOf.get(rootOf(operand))));
       const columns = [...groups].find((each) => each?.kind === "columns");
       if (columns === undefined) continue;
-      const [outer, inner] = resultDims(columns);
+      const [begin, end] = columnBorders(columns, columns.dims);
+      const [outer, inner] = [columns.dims.slice(0, begin), columns.dims.slice(end)];
       const dims =
         sizeOf(group.dims) === sizeOf([...outer, ...inner]) ? refine([...outer, ...inner], group.dims) : undefined;
       if (dims === undefined || dims.slice(-inner.length).join() !== inner.join()) continue;
@@ -530,7 +534,8 @@ class Fuser {
         const root = rootOf(operand);
         const maker = this.#groupOf.get(root);
         if (maker === columns) return this.#relation(expand(operand, member), dims, 0) === "same";
-        return maker === group || maker === undefined || root.id < first;
+        if (maker === group || maker === undefined) return true;
+        return root.id < first && !this.#ancestors[maker.index]!.has(columns.index);
       });
       const touched = new Set([
         ...operands.map(({ operand }) => rootOf(operand)),
@@ -538,8 +543,7 @@ class Fuser {
         ...columns.members,
       ]);
       if (!fits || touched.size > operandLimit) continue;
-      const reduced = columns.dims.slice(outer.length, columns.dims.length - inner.length);
-      columns.dims = [...dims.slice(0, dims.length - inner.length), ...reduced, ...inner];
+      columns.dims = [...dims.slice(0, -inner.length), ...columns.dims.slice(begin, end), ...inner];
       const reductions = columns.members;
       this.#unite(columns, group);
       columns.members = [...reductions, ...columns.members.filter((member) => !reductions.includes(member))];
@@ -559,10 +563,6 @@ class Fuser {
         }
       }
     };
-    const axesOf = ({ members }: Group) => {
-      const { x, axes } = members[0]!.source as SourceOf<"reduce">;
-      return [sizeOf(x.shape.slice(0, Math.min(...axes))), sizeOf(x.shape.slice(Math.max(...axes) + 1))].join();
-    };
     for (const group of this.#groups) if (group.kind === "columns") reads(group.members[0]!, group);
     for (const groups of readers.values()) {
       for (const [i, b] of groups.entries()) {
@@ -570,7 +570,8 @@ class Fuser {
         const a = groups.slice(0, i).find((each) => {
           if (each.members.length === 0 || each.members.length >= mostColumns) return false;
           const apart = !this.#ancestors[each.index]!.has(b.index) && !this.#ancestors[b.index]!.has(each.index);
-          return apart && axesOf(each) === axesOf(b) && refine(each.dims, b.dims) !== undefined;
+          const alike = aroundColumns(each).join() === aroundColumns(b).join();
+          return apart && alike && refine(each.dims, b.dims) !== undefined;
         });
         if (a === undefined) continue;
         a.dims = refine(a.dims, b.dims)!;

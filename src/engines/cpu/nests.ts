@@ -4,7 +4,7 @@ import type { DType } from "../../core/dtype.ts";
 import { invariant } from "../../core/errors.ts";
 import { sizeOf } from "../../core/shape.ts";
 import type { Node } from "./expression.ts";
-import { domainOf, expand, type Fused, type Group, rootOf, rowDims } from "./fuse.ts";
+import { columnBorders, domainOf, expand, type Fused, type Group, rootOf, rowDims } from "./fuse.ts";
 import { type Access, contiguous, type GraphArray, reshapeStrides, type SourceOf } from "./graph.ts";
 import { strip } from "./kernels/evaluate.ts";
 import type { LoopOperand, NestSpec } from "./kernels/nest.ts";
@@ -82,7 +82,7 @@ export class Nests {
     };
     /** The same of what has the extents of a column reduction's result: strides of 0 where it reduces. */
     const overColumns = (shape: readonly number[], strides: readonly number[]): number[] => {
-      const [first, last] = bordersOf(group, dims) as [number, number];
+      const [first, last] = columnBorders(group, dims);
       const found = reshapeStrides(shape, strides, [...dims.slice(0, first), ...dims.slice(last)]);
       invariant(found !== undefined, () => `strides ${strides} over ${shape} do not fit the columns of ${dims}`);
       return [...found.slice(0, first), ...dims.slice(first, last).map(() => 0), ...found.slice(first)];
@@ -171,23 +171,13 @@ export class Nests {
 
 /** Positions in the dimensions across which they may not be merged: where rows end, or a column reduction's parts. */
 export function bordersOf(group: Group, dims: readonly number[]): number[] {
-  if (group.kind === "columns") {
-    const { x, axes } = group.members[0]!.source as SourceOf<"reduce">;
-    const outer = sizeOf(x.shape.slice(0, Math.min(...axes)));
-    const inner = sizeOf(x.shape.slice(Math.max(...axes) + 1));
-    let [first, product] = [0, 1];
-    while (product < outer) product *= dims[first++]!;
-    return [first, dims.length - countTail(dims, inner)];
-  }
+  if (group.kind === "columns") return columnBorders(group, dims);
   return group.columns > 0 ? [rowDims(dims, group.columns)!.length] : [];
 }
 
 /** How many of the last dimensions make up the vector dimension. */
 export function innerDims(spec: NestSpec, group: Group): number {
-  if (group.kind === "columns") {
-    const { x, axes } = group.members[0]!.source as SourceOf<"reduce">;
-    return countTail(spec.dims, sizeOf(x.shape.slice(Math.max(...axes) + 1)));
-  }
+  if (group.kind === "columns") return spec.dims.length - columnBorders(group, spec.dims)[1];
   return group.columns > 0 ? countTail(spec.dims, group.columns) : 1;
 }
 
@@ -253,10 +243,7 @@ export function partition(spec: NestSpec, group: Group, threads: number): NestSp
   const total = sizeOf(spec.dims);
   const inner = spec.dims.length - 1;
   if (group.kind === "columns") {
-    const { x, axes } = group.members[0]!.source as SourceOf<"reduce">;
-    const rows = sizeOf(x.shape.slice(0, Math.min(...axes)));
-    let [outer, product] = [0, 1];
-    while (product < rows) product *= spec.dims[outer++]!;
+    const [outer] = columnBorders(group, spec.dims);
     // A task takes whole outer dimensions while it stays small, and a part of the next one.
     const most = Math.max(taskElements.least, Math.min(taskElements.most, total / (8 * threads)));
     let [taskDims, elements] = [

@@ -200,10 +200,7 @@ export function aheadOf(kernel: GemmKernel): Ahead | undefined {
   const aligned = (size * unit) % 64 === 0 && overK % 64 === 0;
   const lines = Math.ceil((size * unit) / 64) + (aligned ? 0 : 1);
   const rows = Math.ceil(unroll / tiles);
-  const offsets = Array.from(
-    { length: rows * lines },
-    (_, i) => Math.floor(i / lines) * overK + (i % lines) * 64,
-  );
+  const offsets = Array.from({ length: rows * lines }, (_, i) => Math.floor(i / lines) * overK + (i % lines) * 64);
   return { offsets, step: rows * overK, tiles: Math.ceil(unroll / rows) };
 }
 
