@@ -250,7 +250,7 @@ describe.skipIf(!runs).each(isasOf(system))("matrix products with %s", (isa) => 
   });
 
   test("sums over several dimensions: windows that overlap, runs of any length, blocks that end early", {
-    timeout: 20_000 + 200 * rounds,
+    timeout: 100_000 + 200 * rounds,
   }, () => {
     const random = generator(Number(process.env.GEMM_SEED ?? 7));
     const pick = (low: number, high: number) => low + Math.floor(((random() + 1) / 2) * (high - low + 1));
