@@ -293,6 +293,16 @@ describe("products that finish what follows", () => {
     const product = leaf([33, 65], "x").matmul(leaf([65, 48], "y"));
     return agrees({ product, again: product, relu: product.relu() }, { x: whole(33 * 65), y: whole(65 * 48) });
   });
+  test("but not of a triangle", () => {
+    const shape = [2, 24, 32];
+    const [q, k, g, r] = [leaf(shape, "q"), leaf(shape, "k"), leaf(shape, "g"), leaf(shape, "r")];
+    const hidden = Float32Array.from({ length: 576 }, (_, i) => (i % 24 > i / 24 ? -30000 : 0));
+    const mask = constant(hidden, [24, 24], { dtype: "fp32" });
+    const scores = q.matmul(k, { transposeY: true }).mul(0.2).add(mask).softmax(-1);
+    const dv = scores.matmul(g, { transposeX: true }).add(r).relu();
+    const values = wave(2 * 24 * 32);
+    return agrees({ out: scores.matmul(k), dv }, { q: values, k: values, g: values, r: values });
+  });
   test("with biases, residuals and bounds, of which one is a product", () => {
     const [x, w] = [
       leaf([2, 17, 40], "x"),

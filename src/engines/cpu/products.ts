@@ -173,6 +173,8 @@ export class Products {
       [a, b, ...adds].map(({ place }) => place),
     );
     if (replaced || (extents.length > 0 && m < leastRows) || !canFinish(specOf(product), isa, sgemm)) return false;
+    // Triangles only store their sums.
+    if (this.#endsOf(product) !== undefined) return false;
     for (const { members } of firsts.slice(0, -1)) this.matmul(members[0]!);
     this.#add(product, parts);
     return true;
