@@ -271,6 +271,12 @@ describe("reductions of columns and the maps around them", () => {
       for (const count of hits.data) expect(count, engine.reason).toBeGreaterThanOrEqual(1);
     }
   });
+  test("a map of their results that waits for a loop that waits for them", () => {
+    const bias = leaf([16], "b").mul(2).tanh();
+    const sums = leaf([40, 8, 16], "x").sum([0]);
+    const first = sums.sliceBySize([3, 0], [1, 16]).reshape([16]);
+    return agrees({ later: bias.mul(first), sums: sums.add(bias) }, { x: wave(40 * 128), b: wave(16) });
+  });
   test("norms of groups behind a convolution, and their derivatives", () => {
     const x = leaf([2, 16, 9, 10], "x");
     const w = leaf([24, 16, 3, 3], "w");

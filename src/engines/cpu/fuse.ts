@@ -1,5 +1,6 @@
 // Fusion: which maps and reductions are computed by one loop, and in which order the loops run.
 
+import { invariant } from "../../core/errors.ts";
 import { type Shape, sizeOf } from "../../core/shape.ts";
 import type { Node } from "./expression.ts";
 import { accessOf, contiguous, type Graph, GraphArray, operandsOf, reshapeStrides, type SourceOf } from "./graph.ts";
@@ -535,6 +536,7 @@ class Fuser {
         const maker = this.#groupOf.get(root);
         if (maker === columns) return this.#relation(expand(operand, member), dims, 0) === "same";
         if (maker === group || maker === undefined) return true;
+        // A cycle would come of a loop that makes something of the reductions' results, too.
         return root.id < first && !this.#ancestors[maker.index]!.has(columns.index);
       });
       const touched = new Set([
@@ -646,6 +648,7 @@ class Fuser {
         if (left === 0) push(dependent);
       }
     }
+    invariant(order.length === groups.length, () => "loops that wait for one another");
     return order;
   }
 }
