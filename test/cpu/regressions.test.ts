@@ -271,6 +271,20 @@ describe("reductions of columns and the maps around them", () => {
       for (const count of hits.data) expect(count, engine.reason).toBeGreaterThanOrEqual(1);
     }
   });
+  test("that are found again in a copy of what was rounded before", async () => {
+    const x = input([48, 32], { dtype: "fp16", name: "x" });
+    const scaled = x.mul(0.3).cast("fp32");
+    const hits = scaled
+      .equal(scaled.max([0], { keepDims: true }))
+      .cast("fp32")
+      .sum([0]);
+    for (const engine of engines) {
+      using program = await compile({ hits }, { engine });
+      const values = Float32Array.from({ length: 48 * 32 }, (_, i) => ((i * 37) % 1009) / 7);
+      const { data } = (await program.run({ x: values })).hits;
+      for (const count of data) expect(count, engine.reason).toBeGreaterThanOrEqual(1);
+    }
+  });
   test("a map of their results that waits for a loop that waits for them", () => {
     const bias = leaf([16], "b").mul(2).tanh();
     const sums = leaf([40, 8, 16], "x").sum([0]);

@@ -125,6 +125,16 @@ function usesOf(graph: Graph): Map<GraphArray, GraphArray[]> {
   return uses;
 }
 
+/** True for an array that a loop computes and that is rounded to fp16 when it is stored. */
+function isRounded(array: GraphArray): boolean {
+  const { dtype, source } = rootOf(array);
+  return dtype === "fp16" && (source.kind === "map" || source.kind === "reduce");
+}
+
+function isExtreme({ source }: GraphArray): boolean {
+  return source.kind === "reduce" && source.fold !== "sum";
+}
+
 /** Elements before and behind what a column reduction reduces. */
 function aroundColumns({ members }: Group): readonly [outer: number, inner: number] {
   const { x, axes } = members[0]!.source as SourceOf<"reduce">;
@@ -205,8 +215,7 @@ class Fuser {
       if (array.source.kind !== "reduce" || isRowReduction(array)) continue;
       let dims = squeeze(domainOf(array));
       let count = 0;
-      const { fold } = array.source;
-      const absorb = (reader: GraphArray) => {
+      const absorb = (reader: GraphArray, exactly: boolean) => {
         const operands = operandsOf(reader);
         for (const root of new Set(operands.map(rootOf))) {
           if (root.source.kind !== "map" || this.#outputs.has(root) || count >= memberLimit) continue;
@@ -215,17 +224,18 @@ class Fuser {
           const seen = operands.filter((operand) => rootOf(operand) === root);
           if (finer === undefined || seen.some((operand) => this.#relation(operand, extents, 0) !== "same")) continue;
           const single = this.#uses.get(root)!.length === 1;
-          // Which element is the largest is told by comparing it with what was stored: rounded to fp16.
-          const exact = fold === "sum" || root.dtype !== "fp16";
-          if (!single && !(exact && this.#isCheap(root))) continue;
+          // Which element is the largest is told by comparing it: it must be the same wherever it is computed, from operands in a loop's registers,
+          // too, which are not rounded to fp16.
+          const exact = exactly || this.#uses.get(root)!.some(isExtreme);
+          if (!single && ((exact && [root, ...operandsOf(root)].some(isRounded)) || !this.#isCheap(root))) continue;
           count++;
           dims = finer;
           const own = single ? root : this.#again(root, reader);
           this.#absorbed.set(own, array);
-          absorb(own);
+          absorb(own, exact);
         }
       };
-      absorb(array);
+      absorb(array, isExtreme(array));
       this.#extents.set(array, dims);
     }
   }
