@@ -128,7 +128,7 @@ const elsewhere = [
 ];
 
 /** What emulation takes too long for, but in a soak. */
-const long = ["chains", "convolution", "convolution-cases", "operators", "regressions", "special", "strict"].map(
+const long = ["chains", "convolution-cases", "operators", "regressions", "special", "strict"].map(
   (name) => `${name}.test.ts`,
 );
 
